@@ -1,18 +1,19 @@
 """The oracle: derivatives of one MuJoCo step by central differences, in C MuJoCo and float64.
 
-Only tests, the benchmark and `--check` use this file; no gradient of the product comes from here.
+Only tests and the benchmark use this file; no gradient of the product comes from here.
 
-A step maps (qpos, qvel, act, ctrl) to the next (qpos, qvel, act). Its derivative is taken in tangent
-space: a displacement of qpos is a vector of length nv (`mj_integratePos`, `mj_differentiatePos`), the
-convention of `mujoco.mjd_transitionFD`. With x = (dq, qvel, act), of size 2 nv + na,
+A step maps (qpos, qvel, act, ctrl) to the next (qpos, qvel, act). Its derivative is taken in
+tangent space: a displacement of qpos is a vector of length nv (`mj_integratePos`,
+`mj_differentiatePos`), the convention of `mujoco.mjd_transitionFD`. With x = (dq, qvel, act), of
+size 2 nv + na,
 
     A = d x_next / d x      (2 nv + na, 2 nv + na)
     B = d x_next / d ctrl   (2 nv + na, nu)
 
 Differences are only worth something where the step is smooth across the perturbation. Every run
-therefore also reports which constraints pushed, in which cone zone and on which side of every clamp;
-a state for which any perturbed run disagrees with the unperturbed one is marked as a `kink`. The
-differences are taken with three widths, whose disagreement estimates their own error.
+therefore also reports which constraints pushed, in which cone zone and on which side of every
+clamp; a state for which any perturbed run disagrees with the unperturbed one is marked as a `kink`.
+The differences are taken with three widths, whose disagreement estimates their own error.
 """
 
 import copy
@@ -75,7 +76,7 @@ class Transition(NamedTuple):
 
 
 def relative_error(value: np.ndarray, reference: np.ndarray) -> float:
-    """|value - reference| / |reference|; 0 where both vanish, infinite where only the latter does."""
+    """|value - reference| / |reference|; 0 where both vanish, infinite if only the latter does."""
     error, norm = np.linalg.norm(value - reference), np.linalg.norm(reference)
     return float(error / norm) if norm > 0 else (0.0 if error == 0 else np.inf)
 
@@ -105,7 +106,7 @@ def transition(
     nstep: int = 1,
     eps: float = 1e-6,
 ) -> Transition:
-    """Differentiate `nstep` steps under a constant ctrl at one state; `mjm` should be `converged`."""
+    """Differentiate `nstep` steps at one state under a constant ctrl; pass a `converged` model."""
     data = mujoco.MjData(mjm)
     start = [np.array(qpos, float), np.array(qvel, float)]
     start += [np.zeros(mjm.na) if act is None else np.array(act, float), np.array(ctrl, float)]
@@ -166,7 +167,7 @@ def _run(mjm, data, qpos, qvel, act, ctrl, warmstart, nstep):
 
 
 def _signature(mjm, data):
-    """Everything discrete about the last forward pass in `data`; equal values mean one smooth piece.
+    """Everything discrete about the last forward pass in `data`; equal values: one smooth piece.
 
     The zone of a row follows from its residual J qacc - aref: `efc_state` of C MuJoCo 4.0 is stale
     where constraint islands are used.
