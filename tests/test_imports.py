@@ -1,0 +1,116 @@
+"""What importing the package loads, how long that takes, and which way its imports run."""
+
+import ast
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parents[1] / "diffenvs"
+
+# Gives `diffenvs` a bare parent module, so that only what `diffenvs.physics` imports is loaded:
+# the parent's own __init__ registers environments, for which it needs Gymnasium.
+PHYSICS_ALONE = """
+import sys, types
+parent = types.ModuleType("diffenvs")
+parent.__path__ = [{path!r}]
+sys.modules["diffenvs"] = parent
+"""
+
+
+def _python(code: str) -> str:
+    """Run code in a new interpreter and return what it printed."""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def _loaded(code: str) -> set[str]:
+    """Names of the top-level modules that a new interpreter has loaded once the code has run."""
+    report = "\nimport json, sys; print('LOADED', json.dumps(sorted(sys.modules)))"
+    line = _python(code + report).rpartition("LOADED ")[2]
+    return {name.partition(".")[0] for name in json.loads(line)}
+
+
+def _imports(path: Path) -> set[str]:
+    """Absolute names of all modules that a file imports, also inside functions."""
+    package = ["diffenvs", *path.relative_to(PACKAGE).parts[:-1]]
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            base = package[: len(package) - node.level + 1] if node.level else []
+            module = ".".join([*base, *([node.module] if node.module else [])])
+            found |= {module} | {f"{module}.{alias.name}" for alias in node.names}
+    return found
+
+
+def _importers(*names: str) -> set[str]:
+    """Files of the package that import one of the modules or something below it."""
+    return {
+        str(path.relative_to(PACKAGE))
+        for path in PACKAGE.rglob("*.py")
+        for module in _imports(path)
+        if any(module == name or module.startswith(f"{name}.") for name in names)
+    }
+
+
+def test_import_loads_no_simulator():
+    """`import diffenvs` registers the environments and loads neither simulator nor torch."""
+    loaded = _loaded("import diffenvs")
+    assert {"diffenvs", "gymnasium"} <= loaded
+    assert not loaded & {"warp", "mujoco", "mujoco_warp", "torch"}
+
+
+def test_import_is_fast():
+    """`import diffenvs` takes less than 0.3 s on top of Gymnasium, at the best of three tries."""
+    code = "import time, gymnasium; t = time.perf_counter(); import diffenvs; "
+    seconds = [float(_python(code + "print(time.perf_counter() - t)")) for _ in range(3)]
+    assert 0 < min(seconds) < 0.3
+
+
+@pytest.mark.parametrize("blocked", [False, True])
+def test_physics_needs_no_gymnasium_and_no_torch(blocked):
+    """`diffenvs.physics` loads neither Gymnasium nor torch, and works where they are missing."""
+    code = PHYSICS_ALONE.format(path=str(PACKAGE))
+    if blocked:
+        code += "sys.modules['gymnasium'] = sys.modules['torch'] = None\n"
+    code += "import diffenvs.physics as p; assert p.Physics and p.linearize\n"
+    if blocked:
+        code += "del sys.modules['gymnasium'], sys.modules['torch']\n"
+    loaded = _loaded(code)
+    assert {"warp", "mujoco", "mujoco_warp"} <= loaded
+    assert not loaded & {"gymnasium", "torch"}
+
+
+def test_imports_run_one_way():
+    """Physics knows nothing above it, tasks nothing of environments; one file imports torch."""
+    assert _importers("torch") == {"torch_bridge.py"}
+    above = {
+        f"diffenvs.{path.stem}" if path.parent == PACKAGE else f"diffenvs.{path.name}"
+        for path in PACKAGE.iterdir()
+        if path.suffix == ".py" or (path.is_dir() and path.name not in ("physics", "__pycache__"))
+    }
+    assert {"diffenvs.task", "diffenvs.tasks", "diffenvs.env"} <= above
+    below = {name for name in _importers(*above, "gymnasium") if name.startswith("physics/")}
+    assert below == set()
+    environments = _importers("diffenvs.env", "diffenvs.torch_bridge")
+    assert not {f for f in environments if f == "task.py" or f.startswith("tasks/")}
+
+
+def test_scan_sees_every_form_of_import(tmp_path, monkeypatch):
+    """The scan reads absolute and relative imports, also those inside a function."""
+    monkeypatch.setitem(globals(), "PACKAGE", tmp_path)
+    (tmp_path / "physics").mkdir()
+    text = "import torch.nn\ndef f():\n    from .. import env\n    from ..tasks.ant import Ant\n"
+    (tmp_path / "physics" / "a.py").write_text(text)
+    (tmp_path / "b.py").write_text("from . import physics\nfrom diffenvs.physics import step\n")
+    assert _importers("torch") == {"physics/a.py"}
+    assert _importers("diffenvs.env") == {"physics/a.py"}
+    assert _importers("diffenvs.tasks") == {"physics/a.py"}
+    assert _importers("diffenvs.physics") == {"b.py"}
+    assert _importers("diffenvs.physics.step") == {"b.py"}
+    assert _importers("gymnasium") == set()
