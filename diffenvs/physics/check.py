@@ -226,8 +226,8 @@ def _options(mjm: mujoco.MjModel) -> Iterator[str]:
     for field in ("iterations", "ls_iterations"):
         if getattr(mjm.opt, field) < _MIN_ITERATIONS:
             yield (
-                f"option {field} = {getattr(mjm.opt, field)}: the adjoint needs a converged solver, "
-                f"set it to >= {_MIN_ITERATIONS}"
+                f"option {field} = {getattr(mjm.opt, field)}: the adjoint needs a converged "
+                f"solver, set it to >= {_MIN_ITERATIONS}"
             )
     if mjm.opt.tolerance > _MAX_TOLERANCE:
         yield (
@@ -303,8 +303,9 @@ def _contacts(mjm: mujoco.MjModel) -> Iterator[str]:
     for geom, others in partners.items():
         with_ = ", ".join(_geom(mjm, other) for other in sorted(others))
         yield (
-            f"{_geom(mjm, geom)} can collide with {with_}: replace it by spheres or capsules (a "
-            "box may touch planes only), or rule the contact out by contype, conaffinity or <exclude>"
+            f"{_geom(mjm, geom)} can collide with {with_}: replace it by spheres or capsules "
+            "(a box may touch planes only), or rule the contact out by contype, conaffinity or "
+            "<exclude>"
         )
     distances = ("mjSENS_GEOMDIST", "mjSENS_GEOMNORMAL", "mjSENS_GEOMFROMTO")
     refused = [int(mujoco.mjtSensor.__members__[k]) for k in distances]

@@ -1,0 +1,13 @@
+"""Differentiable MuJoCo physics on stock mujoco_warp.
+
+`Physics` steps many worlds of any model that `check_model` accepts, and differentiates the step in
+closed form; `linearize` gives the matrices of the discrete dynamics. The mathematics is in
+`DERIVATION.md`.
+"""
+
+from .check import UnsupportedFeature
+from .check import check_model
+from .step import Physics
+from .step import State
+
+__all__ = ["Physics", "State", "UnsupportedFeature", "check_model"]

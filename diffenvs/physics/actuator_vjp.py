@@ -1,0 +1,191 @@
+"""Adjoint of the joint-space smooth forces: actuators, joint damping, joint springs.
+
+Forward, for actuator `k` on a hinge or slide joint with `gear` (its moment, so length `L = gear qpos`,
+velocity `V = gear qvel`) and the clamped control `u`:
+
+    force = (g0 + g1 L + g2 V) u + b0 + b1 L + b2 V,   clamped to `forcerange`
+    qfrc[dof] += gear * force - damping * qvel - stiffness * (qpos - qpos_spring)
+
+In:  `mu` (nv), the solution of `H mu = adj_qacc`; with an implicit integrator also the pair `w`, `z`.
+Out: `adj_qpos`, `adj_qvel`, `adj_ctrl`, accumulated:
+
+    adj_qpos += F_L (gear mu) gear - stiffness mu;   adj_qvel += F_V (gear mu) gear - damping mu
+    adj_ctrl += F_u (gear mu)  [+ h (gear w)(gear qacc_eff) g2 under implicitfast]
+
+A derivative with respect to a clamped quantity is zero. `implicit_damping` is the diagonal `E` of
+`integrator_vjp`, built from the same derivatives. Derivation: `DERIVATION.md`, section 4.
+Not covered: activations, other transmissions, gains and biases (`check.py` refuses them).
+"""
+
+import mujoco
+import warp as wp
+
+from .spatial import vec10
+
+wp.set_module_options({"enable_backward": False})
+
+_GAIN_AFFINE = wp.constant(int(mujoco.mjtGain.mjGAIN_AFFINE))
+_BIAS_AFFINE = wp.constant(int(mujoco.mjtBias.mjBIAS_AFFINE))
+_HINGE = wp.constant(int(mujoco.mjtJoint.mjJNT_HINGE))
+_SLIDE = wp.constant(int(mujoco.mjtJoint.mjJNT_SLIDE))
+
+
+@wp.func
+def _is_clamped(limited: bool, force: float, forcerange: wp.vec2) -> bool:
+    """Whether the actuator force sits on its limit, where all its derivatives are zero."""
+    return limited and (force <= forcerange[0] or force >= forcerange[1])
+
+
+@wp.kernel
+def _implicit_damping(
+    # Model:
+    nactuator: int,
+    jnt_dofadr: wp.array[int],
+    dof_damping: wp.array2d[float],
+    actuator_trnid: wp.array[wp.vec2i],
+    actuator_gaintype: wp.array[int],
+    actuator_biastype: wp.array[int],
+    actuator_gainprm: wp.array2d[vec10],
+    actuator_biasprm: wp.array2d[vec10],
+    actuator_forcelimited: wp.array[bool],
+    actuator_forcerange: wp.array2d[wp.vec2],
+    actuator_gear: wp.array2d[wp.spatial_vector],
+    # Record:
+    ctrl_in: wp.array2d[float],
+    actuator_force_in: wp.array2d[float],
+    # In:
+    with_damping: bool,
+    with_actuators: bool,
+    # Out:
+    implicit_out: wp.array2d[float],
+):
+    """E = damping (- F_V gear^2 of the actuators), one world per thread."""
+    worldid = wp.tid()
+    for dofid in range(implicit_out.shape[1]):
+        implicit_out[worldid, dofid] = wp.where(
+            with_damping, dof_damping[worldid % dof_damping.shape[0], dofid], 0.0
+        )
+    if not with_actuators:
+        return
+    for k in range(nactuator):
+        # the simulator's own velocity derivative reads the control before its clamp
+        vel = float(0.0)
+        if actuator_biastype[k] == _BIAS_AFFINE:
+            vel = actuator_biasprm[worldid % actuator_biasprm.shape[0], k][2]
+        if actuator_gaintype[k] == _GAIN_AFFINE:
+            gain_v = actuator_gainprm[worldid % actuator_gainprm.shape[0], k][2]
+            vel += gain_v * ctrl_in[worldid, k]
+        if _is_clamped(
+            actuator_forcelimited[k],
+            actuator_force_in[worldid, k],
+            actuator_forcerange[worldid % actuator_forcerange.shape[0], k],
+        ):
+            vel = 0.0
+        gear = actuator_gear[worldid % actuator_gear.shape[0], k][0]
+        implicit_out[worldid, jnt_dofadr[actuator_trnid[k][0]]] -= gear * gear * vel
+
+
+@wp.kernel
+def _actuator_vjp(
+    # Model:
+    nactuator: int,
+    opt_timestep: wp.array[float],
+    jnt_dofadr: wp.array[int],
+    actuator_trnid: wp.array[wp.vec2i],
+    actuator_gaintype: wp.array[int],
+    actuator_biastype: wp.array[int],
+    actuator_gainprm: wp.array2d[vec10],
+    actuator_biasprm: wp.array2d[vec10],
+    actuator_ctrllimited: wp.array[bool],
+    actuator_ctrlrange: wp.array2d[wp.vec2],
+    actuator_forcelimited: wp.array[bool],
+    actuator_forcerange: wp.array2d[wp.vec2],
+    actuator_gear: wp.array2d[wp.spatial_vector],
+    # Record:
+    ctrl_in: wp.array2d[float],
+    qacc_in: wp.array2d[float],
+    actuator_length_in: wp.array2d[float],
+    actuator_velocity_in: wp.array2d[float],
+    actuator_force_in: wp.array2d[float],
+    # In:
+    clamp_ctrl: bool,
+    implicit_gain: bool,
+    mu_in: wp.array2d[float],
+    w_in: wp.array2d[float],
+    z_in: wp.array2d[float],
+    # Out:
+    adj_qpos_io: wp.array2d[float],
+    adj_qvel_io: wp.array2d[float],
+    adj_ctrl_io: wp.array2d[float],
+):
+    """One world per thread: several actuators may share a joint, and the order stays fixed."""
+    worldid = wp.tid()
+    h = opt_timestep[worldid % opt_timestep.shape[0]]
+    for k in range(nactuator):
+        if _is_clamped(
+            actuator_forcelimited[k],
+            actuator_force_in[worldid, k],
+            actuator_forcerange[worldid % actuator_forcerange.shape[0], k],
+        ):
+            continue
+
+        u_raw = ctrl_in[worldid, k]
+        u = u_raw
+        du = float(1.0)
+        if clamp_ctrl and actuator_ctrllimited[k]:
+            ctrlrange = actuator_ctrlrange[worldid % actuator_ctrlrange.shape[0], k]
+            u = wp.clamp(u_raw, ctrlrange[0], ctrlrange[1])
+            if u_raw < ctrlrange[0] or u_raw > ctrlrange[1]:
+                du = 0.0
+
+        gainprm = actuator_gainprm[worldid % actuator_gainprm.shape[0], k]
+        gain = gainprm[0]
+        force_length = float(0.0)
+        force_velocity = float(0.0)
+        if actuator_gaintype[k] == _GAIN_AFFINE:
+            gain += gainprm[1] * actuator_length_in[worldid, k]
+            gain += gainprm[2] * actuator_velocity_in[worldid, k]
+            force_length = gainprm[1] * u
+            force_velocity = gainprm[2] * u
+        if actuator_biastype[k] == _BIAS_AFFINE:
+            biasprm = actuator_biasprm[worldid % actuator_biasprm.shape[0], k]
+            force_length += biasprm[1]
+            force_velocity += biasprm[2]
+
+        gear = actuator_gear[worldid % actuator_gear.shape[0], k][0]
+        dofid = jnt_dofadr[actuator_trnid[k][0]]
+        gear_mu = gear * mu_in[worldid, dofid]
+        adj_qpos_io[worldid, dofid] += force_length * gear_mu * gear
+        adj_qvel_io[worldid, dofid] += force_velocity * gear_mu * gear
+        adj_ctrl = gain * gear_mu * du
+        if implicit_gain and actuator_gaintype[k] == _GAIN_AFFINE:
+            qacc_eff = qacc_in[worldid, dofid] - z_in[worldid, dofid]
+            adj_ctrl += h * gear * gear * w_in[worldid, dofid] * qacc_eff * gainprm[2]
+        adj_ctrl_io[worldid, k] += adj_ctrl
+
+
+@wp.kernel
+def _passive_vjp(
+    # Model:
+    jnt_type: wp.array[int],
+    jnt_stiffness: wp.array2d[float],
+    dof_jntid: wp.array[int],
+    dof_damping: wp.array2d[float],
+    # In:
+    with_spring: bool,
+    with_damper: bool,
+    mu_in: wp.array2d[float],
+    # Out:
+    adj_qpos_io: wp.array2d[float],
+    adj_qvel_io: wp.array2d[float],
+):
+    """Springs of hinge and slide joints, damping of all joints."""
+    worldid, dofid = wp.tid()
+    mu = mu_in[worldid, dofid]
+    if with_damper:
+        adj_qvel_io[worldid, dofid] -= dof_damping[worldid % dof_damping.shape[0], dofid] * mu
+    if with_spring:
+        jntid = dof_jntid[dofid]
+        if jnt_type[jntid] == _HINGE or jnt_type[jntid] == _SLIDE:
+            stiffness = jnt_stiffness[worldid % jnt_stiffness.shape[0], jntid]
+            adj_qpos_io[worldid, dofid] -= stiffness * mu

@@ -1,0 +1,258 @@
+"""Adjoint of the semi-implicit integrators, Euler with joint damping and implicitfast.
+
+Forward, with the constrained acceleration `qacc`, inertia `M` and time step `h`:
+
+    (M + h E) qacc_eff = M qacc;   qvel_next = qvel + h qacc_eff;   qpos_next = qpos (+) h qvel_next
+
+`E` is minus the velocity derivative of the joint-space forces that the integrator treats
+implicitly: joint damping for Euler; damping and the actuators' velocity terms for implicitfast.
+Every actuator acts on one hinge or slide, so `E` is diagonal, except for a tree that is a single
+free body under implicitfast, where the velocity derivative of the gyroscopic force joins its 6 x 6
+block (which is then not symmetric).
+
+In:  `adj_qpos_next` (tangent, nv), `adj_qvel_next`.
+Out: `adj_qpos`, `adj_qvel` (direct parts), `w` with `(M + h E)^T w = h adj_qvel_next'`, the cotangent
+     `adj_qacc = M w = h adj_qvel_next' - h E^T w`, and `z = qacc - qacc_eff` from `(M + h E) z = h E qacc`.
+
+The pair `(w, z)` carries the derivative of `M` in the linear system, `+ w^T dM z`; it is added to the
+sweep of `tree_vjp`. Derivation: `DERIVATION.md`, section 6. Not covered: RK4, implicit, discrete.
+"""
+
+import mujoco
+import warp as wp
+
+from .spatial import right_jacobian_transposed
+from .spatial import rotate_by
+
+wp.set_module_options({"enable_backward": False})
+
+_FREE = wp.constant(int(mujoco.mjtJoint.mjJNT_FREE))
+_BALL = wp.constant(int(mujoco.mjtJoint.mjJNT_BALL))
+
+mat66 = wp.types.matrix(shape=(6, 6), dtype=wp.float32)
+vec6 = wp.types.vector(length=6, dtype=wp.float32)
+
+
+@wp.kernel
+def _next_position_vjp(
+    # Model:
+    opt_timestep: wp.array[float],
+    jnt_type: wp.array[int],
+    jnt_dofadr: wp.array[int],
+    # Record:
+    qvel_next_in: wp.array2d[float],
+    # In:
+    adj_qpos_next_in: wp.array2d[float],
+    adj_qvel_next_in: wp.array2d[float],
+    # Out:
+    adj_qpos_out: wp.array2d[float],
+    adj_qvel_out: wp.array2d[float],
+    rhs_out: wp.array2d[float],
+):
+    """qpos_next = qpos (+) h qvel_next, per joint; rhs = h * the whole cotangent of qvel_next."""
+    worldid, jntid = wp.tid()
+    h = opt_timestep[worldid % opt_timestep.shape[0]]
+    adr = jnt_dofadr[jntid]
+    jnttype = jnt_type[jntid]
+
+    rot = int(-1)
+    ndof = int(1)
+    if jnttype == _FREE:
+        rot = adr + 3
+        ndof = 6
+    elif jnttype == _BALL:
+        rot = adr
+        ndof = 3
+
+    for i in range(adr, adr + ndof):
+        adj = adj_qpos_next_in[worldid, i]
+        adj_qpos_out[worldid, i] = adj
+        adj_qvel_out[worldid, i] = adj_qvel_next_in[worldid, i] + h * adj
+    if rot >= 0:
+        l = wp.vec3(
+            adj_qpos_next_in[worldid, rot],
+            adj_qpos_next_in[worldid, rot + 1],
+            adj_qpos_next_in[worldid, rot + 2],
+        )
+        r = h * wp.vec3(
+            qvel_next_in[worldid, rot],
+            qvel_next_in[worldid, rot + 1],
+            qvel_next_in[worldid, rot + 2],
+        )
+        adj_q = rotate_by(r, l)
+        adj_v = right_jacobian_transposed(r, l)
+        for k in range(3):
+            adj_qpos_out[worldid, rot + k] = adj_q[k]
+            adj_qvel_out[worldid, rot + k] = adj_qvel_next_in[worldid, rot + k] + h * adj_v[k]
+    for i in range(adr, adr + ndof):
+        rhs_out[worldid, i] = h * adj_qvel_out[worldid, i]
+
+
+@wp.kernel
+def _implicit_diagonal(
+    # Model:
+    opt_timestep: wp.array[float],
+    M_rownnz: wp.array[int],
+    M_rowadr: wp.array[int],
+    # Record:
+    M_in: wp.array2d[float],
+    qacc_in: wp.array2d[float],
+    # In:
+    implicit_in: wp.array2d[float],
+    # Out:
+    A_out: wp.array2d[float],
+    rhs_out: wp.array2d[float],
+):
+    """A = M + h E in the sparsity pattern of M, rhs = h E qacc; one row per thread."""
+    worldid, dofid = wp.tid()
+    h = opt_timestep[worldid % opt_timestep.shape[0]]
+    e = h * implicit_in[worldid, dofid]
+    start = M_rowadr[dofid]
+    last = start + M_rownnz[dofid] - 1
+    for k in range(start, last):
+        A_out[worldid, k] = M_in[worldid, k]
+    A_out[worldid, last] = M_in[worldid, last] + e
+    rhs_out[worldid, dofid] = e * qacc_in[worldid, dofid]
+
+
+@wp.kernel
+def _implicit_qacc_vjp(
+    # Model:
+    opt_timestep: wp.array[float],
+    # In:
+    implicit_in: wp.array2d[float],
+    rhs_in: wp.array2d[float],
+    w_in: wp.array2d[float],
+    # Out:
+    adj_qacc_out: wp.array2d[float],
+):
+    """adj_qacc = M w, written without M."""
+    worldid, dofid = wp.tid()
+    h = opt_timestep[worldid % opt_timestep.shape[0]]
+    adj_qacc_out[worldid, dofid] = (
+        rhs_in[worldid, dofid] - h * implicit_in[worldid, dofid] * w_in[worldid, dofid]
+    )
+
+
+@wp.func
+def _solve6(a: mat66, b: vec6) -> vec6:
+    """Solves `a x = b` by elimination with partial pivoting."""
+    x = b
+    for col in range(6):
+        pivot = int(col)
+        for r in range(col + 1, 6):
+            if wp.abs(a[r, col]) > wp.abs(a[pivot, col]):
+                pivot = r
+        if pivot != col:
+            for c in range(6):
+                swap = a[col, c]
+                a[col, c] = a[pivot, c]
+                a[pivot, c] = swap
+            swap_x = x[col]
+            x[col] = x[pivot]
+            x[pivot] = swap_x
+        for r in range(col + 1, 6):
+            f = a[r, col] / a[col, col]
+            for c in range(6):
+                a[r, c] -= f * a[col, c]
+            x[r] -= f * x[col]
+    for k in range(6):
+        r = 5 - k
+        s = x[r]
+        for c in range(r + 1, 6):
+            s -= a[r, c] * x[c]
+        x[r] = s / a[r, r]
+    return x
+
+
+@wp.kernel
+def _free_body_vjp(
+    # Model:
+    opt_timestep: wp.array[float],
+    body_dofadr: wp.array[int],
+    dof_armature: wp.array2d[float],
+    M_rownnz: wp.array[int],
+    M_rowadr: wp.array[int],
+    M_colind: wp.array[int],
+    body_freeadr: wp.array[int],
+    # Record:
+    qvel_in: wp.array2d[float],
+    qacc_in: wp.array2d[float],
+    xmat_in: wp.array2d[wp.mat33],
+    M_in: wp.array2d[float],
+    # In:
+    implicit_in: wp.array2d[float],
+    rhs_in: wp.array2d[float],
+    # Out:
+    w_out: wp.array2d[float],
+    z_out: wp.array2d[float],
+    adj_qacc_out: wp.array2d[float],
+    adj_qpos_io: wp.array2d[float],
+    adj_qvel_io: wp.array2d[float],
+):
+    """implicitfast, a tree that is one free body: E = diag(implicit) + d(gyroscopic force)/d(qvel)."""
+    worldid, freeid = wp.tid()
+    bodyid = body_freeadr[freeid]
+    adr = body_dofadr[bodyid]
+    h = opt_timestep[worldid % opt_timestep.shape[0]]
+    rot = xmat_in[worldid, bodyid]
+
+    m = mat66(0.0)
+    for r in range(6):
+        start = M_rowadr[adr + r]
+        for k in range(M_rownnz[adr + r]):
+            c = M_colind[start + k] - adr
+            m[r, c] = M_in[worldid, start + k]
+            m[c, r] = M_in[worldid, start + k]
+
+    # force c = [R w x (w x ms); w x I w], mass offset ms and inertia I in the body frame
+    coupling = wp.mat33(0.0)
+    inertia = wp.mat33(0.0)
+    for r in range(3):
+        for c in range(3):
+            coupling[r, c] = m[r, 3 + c]
+            inertia[r, c] = m[3 + r, 3 + c]
+    for r in range(3):
+        inertia[r, r] -= dof_armature[worldid % dof_armature.shape[0], adr + 3 + r]
+    k33 = -(wp.transpose(rot) @ coupling)
+    ms = wp.vec3(k33[2, 1], k33[0, 2], k33[1, 0])
+    omega = wp.vec3(qvel_in[worldid, adr + 3], qvel_in[worldid, adr + 4], qvel_in[worldid, adr + 5])
+    lin = -(rot @ (wp.skew(wp.cross(omega, ms)) + wp.skew(omega) @ wp.skew(ms)))
+    gyro = wp.skew(omega) @ inertia - wp.skew(inertia @ omega)
+
+    he = mat66(0.0)
+    for r in range(3):
+        he[r, r] = h * implicit_in[worldid, adr + r]
+        for c in range(3):
+            he[r, 3 + c] = h * lin[r, c]
+            he[3 + r, 3 + c] = h * gyro[r, c]
+        he[3 + r, 3 + r] += h * implicit_in[worldid, adr + 3 + r]
+
+    rhs = vec6(0.0)
+    a = vec6(0.0)
+    for r in range(6):
+        rhs[r] = rhs_in[worldid, adr + r]
+        a[r] = qacc_in[worldid, adr + r]
+    w = _solve6(wp.transpose(m + he), rhs)
+    z = _solve6(m + he, he @ a)
+    adj = rhs - wp.transpose(he) @ w
+    for r in range(6):
+        w_out[worldid, adr + r] = w[r]
+        z_out[worldid, adr + r] = z[r]
+        adj_qacc_out[worldid, adr + r] = adj[r]
+
+    # - h w^T d(dc/dv) qacc_eff
+    y = wp.transpose(rot) @ wp.vec3(w[0], w[1], w[2])
+    wr = wp.vec3(w[3], w[4], w[5])
+    zt = wp.vec3(a[3] - z[3], a[4] - z[4], a[5] - z[5])
+    force = wp.cross(zt, wp.cross(omega, ms)) + wp.cross(omega, wp.cross(zt, ms))
+    dq = wp.cross(force, y)
+    dv = (
+        wp.cross(ms, wp.cross(y, zt))
+        + wp.cross(wp.cross(zt, ms), y)
+        + inertia @ wp.cross(wr, zt)
+        + wp.cross(inertia @ zt, wr)
+    )
+    for k in range(3):
+        adj_qpos_io[worldid, adr + 3 + k] -= h * dq[k]
+        adj_qvel_io[worldid, adr + 3 + k] -= h * dv[k]

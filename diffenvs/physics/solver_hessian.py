@@ -1,0 +1,122 @@
+"""The Newton solver with its Hessian kept: the one file that touches private names of mujoco_warp.
+
+`mujoco_warp.solve` allocates a workspace, iterates, and drops it. `solve_and_retain` runs the same
+solver on a workspace whose Hessian `h`, Cholesky factor `hfactor` (nv > 32 only) and residual
+`Jaref = J qacc - aref` belong to the caller. At the solution `h` is, in its upper triangle,
+
+    H = M + J^T D_active J  (+ the curvature of elliptic cones that slide).
+
+With pyramidal cones the solver updates `h` row by row as rows become active or inactive. Taking a
+stiff row out again leaves the rounding error of that row behind, which can exceed the inertia of a
+light body. `_hessian_error` finds such worlds on the device, by the diagonal that `M` and the active
+rows must give, and `h` is assembled anew in those worlds alone.
+"""
+
+import dataclasses
+
+import mujoco
+import mujoco_warp as mjw
+import warp as wp
+from mujoco_warp._src import solver
+
+wp.set_module_options({"enable_backward": False})
+
+_QUADRATIC = wp.constant(int(mujoco.mjtConstraintState.mjCNSTRSTATE_QUADRATIC))
+_TOLERANCE = wp.constant(1.0e-5)  # relative, of a diagonal entry: a hundred times single precision
+
+
+def make_workspace(m: mjw.Model, d: mjw.Data):
+    """Allocates the solver's workspace."""
+    return solver._create_solver_context(m, d)
+
+
+def make_retained(ctx) -> dict[str, wp.array]:
+    """Fresh arrays for what a record keeps of the workspace."""
+    return {
+        "solver_h": wp.zeros_like(ctx.h),
+        "solver_hfactor": wp.zeros_like(ctx.hfactor),
+        "solver_Jaref": wp.zeros_like(ctx.Jaref),
+    }
+
+
+@wp.kernel
+def _hessian_error(
+    # Model:
+    is_sparse: bool,
+    nv: int,
+    M_rownnz: wp.array[int],
+    M_rowadr: wp.array[int],
+    # Data in:
+    nefc_in: wp.array[int],
+    M_in: wp.array2d[float],
+    efc_J_rownnz_in: wp.array2d[int],
+    efc_J_rowadr_in: wp.array2d[int],
+    efc_J_colind_in: wp.array3d[int],
+    efc_J_in: wp.array3d[float],
+    efc_D_in: wp.array2d[float],
+    efc_state_in: wp.array2d[int],
+    h_in: wp.array3d[float],
+    # Out:
+    done_out: wp.array[bool],
+):
+    """done = the diagonal of h is that of M + J^T D_active J, to rounding."""
+    worldid, dofid = wp.tid()
+    nefc = wp.min(nefc_in[worldid], efc_D_in.shape[1])
+    diag = M_in[worldid, M_rowadr[dofid] + M_rownnz[dofid] - 1]
+    for efcid in range(nefc):
+        if efc_state_in[worldid, efcid] != _QUADRATIC:
+            continue
+        J = float(0.0)
+        if is_sparse:
+            adr = efc_J_rowadr_in[worldid, efcid]
+            for k in range(adr, adr + efc_J_rownnz_in[worldid, efcid]):
+                if efc_J_colind_in[worldid, 0, k] == dofid:
+                    J = efc_J_in[worldid, 0, k]
+        else:
+            J = efc_J_in[worldid, efcid, dofid]
+        diag += efc_D_in[worldid, efcid] * J * J
+    if wp.abs(h_in[worldid, dofid, dofid] - diag) > _TOLERANCE * diag:
+        done_out[worldid] = False
+
+
+def solve(m: mjw.Model, d: mjw.Data, ctx) -> None:
+    """Solves for `d.qacc` like `mujoco_warp.solve`, on a workspace that is reused."""
+    solver._solve(m, d, ctx)
+
+
+def solve_and_retain(
+    m: mjw.Model,
+    d: mjw.Data,
+    ctx,
+    solver_h: wp.array,
+    solver_hfactor: wp.array,
+    solver_Jaref: wp.array,
+) -> None:
+    """Solves for `d.qacc` like `mujoco_warp.solve`; h, hfactor and Jaref are left in the given arrays."""
+    ctx = dataclasses.replace(ctx, h=solver_h, hfactor=solver_hfactor, Jaref=solver_Jaref)
+    solver._solve(m, d, ctx)
+    if not solver._use_incremental(m):
+        return  # elliptic cones: the solver assembles h anew in every iteration
+    ctx.done.fill_(True)
+    wp.launch(
+        _hessian_error,
+        dim=(d.nworld, m.nv),
+        inputs=[
+            m.is_sparse,
+            m.nv,
+            m.M_rownnz,
+            m.M_rowadr,
+            d.nefc,
+            d.M,
+            d.efc.J_rownnz,
+            d.efc.J_rowadr,
+            d.efc.J_colind,
+            d.efc.J,
+            d.efc.D,
+            d.efc.state,
+            solver_h,
+        ],
+        outputs=[ctx.done],
+    )
+    # assembles and factors h where done is False; elsewhere its kernels return at once
+    solver._update_gradient(m, d, ctx)

@@ -1,0 +1,337 @@
+"""The differentiable step: stock mujoco_warp stages in order, and their adjoint in reverse."""
+
+import dataclasses
+import weakref
+
+import mujoco
+import mujoco_warp as mjw
+import numpy as np
+import warp as wp
+
+from . import solver_hessian
+from . import tangent
+from .check import check_model
+from .record import Record
+from .record import Substep
+from .record import make_substep
+from .tape import StagedStep
+from .tape import TapedStep
+from .tape import active_tape
+from .tape import paused_tape
+from .vjp import Flags
+from .vjp import Workspace
+from .vjp import substep_vjp
+
+_OVERFLOW = {
+    mjw.OverflowType.NEFC: "constraint rows do not fit; raise njmax (now {p.d.njmax} per world)",
+    mjw.OverflowType.NJMAX_NNZ: "the sparse constraint Jacobian does not fit; raise njmax"
+    " (now {p.d.njmax} per world)",
+    mjw.OverflowType.BROADPHASE: "candidate contacts do not fit; raise nconmax (now {p.nconmax} per"
+    " world, shared by all worlds)",
+    mjw.OverflowType.NARROWPHASE: "contacts do not fit; raise nconmax (now {p.nconmax} per world,"
+    " shared by all worlds)",
+}
+_STATE_FIELDS = ("qpos", "qvel", "act", "qacc_warmstart")
+
+
+@dataclasses.dataclass
+class State:
+    """State of `nworld` worlds, float32 arrays on one device.
+
+    Attributes:
+        qpos: positions, (nworld, nq).
+        qvel: velocities, (nworld, nv).
+        act: actuator activations, (nworld, na).
+        qacc_warmstart: where the solver starts, (nworld, nv). The solver converges from anywhere, so
+            it carries no gradient; it is part of the state because it decides the last bits.
+    """
+
+    qpos: wp.array
+    qvel: wp.array
+    act: wp.array
+    qacc_warmstart: wp.array
+
+    def arrays(self) -> tuple[wp.array, ...]:
+        """All arrays, in the order of the fields."""
+        return self.qpos, self.qvel, self.act, self.qacc_warmstart
+
+    def differentiable(self) -> tuple[wp.array, ...]:
+        """The arrays that carry a gradient."""
+        return self.qpos, self.qvel, self.act
+
+
+class Physics:
+    """Batched differentiable physics of one model on stock mujoco_warp.
+
+    Args:
+        mjm: the compiled model. Gravity, options and all figures are taken from it; it is not changed.
+        nworld: number of worlds.
+        device: a Warp device or its name; None takes Warp's preferred device.
+        nstep: physics steps per call of `step` with the control held (frame skip).
+        nconmax: contacts to allocate per world; the sum over worlds is shared by all. By default
+            every contact that the model can have, up to 64.
+        njmax: constraint rows to allocate per world. By default enough for all limits and `nconmax`
+            contacts, up to 192.
+
+    Raises:
+        UnsupportedFeature: the model has elements without an adjoint; the message names them all.
+        ValueError: an argument is out of range.
+    """
+
+    def __init__(
+        self,
+        mjm: mujoco.MjModel,
+        nworld: int = 1,
+        device=None,
+        *,
+        nstep: int = 1,
+        nconmax: int | None = None,
+        njmax: int | None = None,
+    ):
+        check_model(mjm)
+        for name, value in (("nworld", nworld), ("nstep", nstep)):
+            if value < 1:
+                raise ValueError(f"Physics: {name} is {value}; it must be at least 1")
+        self.mjm = mjm
+        self.nworld = nworld
+        self.nstep = nstep
+        self.device = wp.get_device(device)
+        self.nq, self.nv, self.na, self.nu = mjm.nq, mjm.nv, mjm.na, mjm.nu
+        with wp.ScopedDevice(self.device):
+            self.m = mjw.put_model(mjm)
+            self.m.opt.warn_overflow = 0  # check_overflow raises instead
+            ncon, nrow = _sizes(mjm, self.m)
+            self.nconmax = min(ncon, 64) if nconmax is None else nconmax
+            njmax = min(nrow, 192) if njmax is None else njmax
+            self.d = mjw.make_data(mjm, nworld, nconmax=self.nconmax, njmax=njmax)
+            self._solver_workspace = ctx = solver_hessian.make_workspace(self.m, self.d)
+            self._flags = Flags.of(mjm, self.m.body_freeadr.size)
+            self._scratch = Substep(self.d, ctx.h, ctx.hfactor, ctx.Jaref)
+            self._workspace = Workspace(self.m, self.d)
+        self._staged: StagedStep | None = None  # of `step` without a tape
+        self._free: list[StagedStep] = []  # of `step` on tapes that are gone
+
+    def make_state(self, requires_grad: bool = False) -> State:
+        """The model's reference configuration `qpos0` at rest, in all worlds."""
+
+        def full(values: np.ndarray, grad: bool) -> wp.array:
+            batch = np.tile(np.asarray(values, dtype=np.float32), (self.nworld, 1))
+            return wp.array(batch, dtype=float, device=self.device, requires_grad=grad)
+
+        return State(
+            qpos=full(self.mjm.qpos0, requires_grad),
+            qvel=full(np.zeros(self.nv), requires_grad),
+            act=full(np.zeros(self.na), requires_grad),
+            qacc_warmstart=full(np.zeros(self.nv), False),
+        )
+
+    def make_record(self) -> Record:
+        """Memory for what one recorded step of `nstep` substeps retains."""
+        with wp.ScopedDevice(self.device):
+            ctrl = wp.zeros((self.nworld, self.nu), dtype=float)
+            return Record(
+                substeps=[
+                    make_substep(self.d, self._solver_workspace, ctrl) for _ in range(self.nstep)
+                ],
+                qvel_next=wp.zeros((self.nworld, self.nv), dtype=float),
+                qpos_next=wp.zeros((self.nworld, self.nq), dtype=float),
+            )
+
+    def launch_step(
+        self, state: State, ctrl: wp.array, state_out: State, record: Record | None = None
+    ) -> None:
+        """Launches one step. No allocation that outlives it, no host read: it can be captured.
+
+        Args:
+            state: the state before; not changed.
+            ctrl: controls, (nworld, nu).
+            state_out: receives the state after.
+            record: receives what `launch_step_vjp` needs; None to step without an adjoint.
+        """
+        m = self.m
+        substeps = [self._scratch] * self.nstep if record is None else record.substeps
+        with wp.ScopedDevice(self.device), paused_tape():
+            _copy_state(substeps[0].d, state)
+            wp.copy(substeps[0].d.ctrl, ctrl)
+            for i, s in enumerate(substeps):
+                _forward(m, s, self._solver_workspace, retain=record is not None)
+                after = state_out if i + 1 == self.nstep else substeps[i + 1].d
+                if after is not s.d:
+                    _copy_state(after, s.d)
+                fields = {name: getattr(after, name) for name in _STATE_FIELDS}
+                integrate = mjw.implicit if self._flags.implicitfast else mjw.euler
+                integrate(m, dataclasses.replace(s.d, **fields))
+            if record is not None:
+                wp.copy(record.qpos_next, state_out.qpos)
+                wp.copy(record.qvel_next, state_out.qvel)
+                record.filled = True
+
+    def launch_step_vjp(
+        self, record: Record, adj_state_out: State, adj_state: State, adj_ctrl: wp.array
+    ) -> None:
+        """Launches the adjoint of a recorded step; it can be captured, and repeated.
+
+        Args:
+            record: filled by `launch_step`.
+            adj_state_out: cotangents of the state after, in the shapes of the state.
+            adj_state: overwritten with the cotangents of the state before. That of `qpos` is the
+                gradient by the components of `qpos` (orthogonal to each quaternion).
+            adj_ctrl: overwritten with the cotangent of the control, (nworld, nu).
+        """
+        if not record.filled:
+            raise RuntimeError("Physics.launch_step_vjp: this record holds no step yet")
+        m = self.m
+        with wp.ScopedDevice(self.device), paused_tape():
+            ws = self._workspace
+            joints = [m.jnt_type, m.jnt_qposadr, m.jnt_dofadr]
+            dim = (self.nworld, m.njnt)
+            wp.launch(
+                tangent.tangent_from_gradient,
+                dim=dim,
+                inputs=[*joints, record.qpos_next, adj_state_out.qpos],
+                outputs=[ws.adj_qpos[0]],
+            )
+            wp.copy(ws.adj_qvel[0], adj_state_out.qvel)
+            self.launch_tangent_vjp(record, adj_ctrl)
+            wp.launch(
+                tangent.gradient_from_tangent,
+                dim=dim,
+                inputs=[*joints, record.substeps[0].d.qpos, ws.adj_qpos[0]],
+                outputs=[adj_state.qpos],
+            )
+            wp.copy(adj_state.qvel, ws.adj_qvel[0])
+            adj_state.act.zero_()
+
+    def launch_tangent_vjp(self, record: Record, adj_ctrl: wp.array) -> None:
+        """The adjoint in tangent coordinates, in place on the workspace's first buffers."""
+        ws = self._workspace
+        adj_ctrl.zero_()
+        qvel_next = record.qvel_next
+        now, before = 0, 1
+        for s in reversed(record.substeps):
+            substep_vjp(
+                self.m,
+                self._flags,
+                s,
+                ws,
+                qvel_next,
+                ws.adj_qpos[now],
+                ws.adj_qvel[now],
+                ws.adj_qpos[before],
+                ws.adj_qvel[before],
+                adj_ctrl,
+            )
+            qvel_next = s.d.qvel
+            now, before = before, now
+        if now != 0:
+            wp.copy(ws.adj_qpos[0], ws.adj_qpos[1])
+            wp.copy(ws.adj_qvel[0], ws.adj_qvel[1])
+
+    def check_overflow(self) -> None:
+        """Raises if contacts or constraint rows did not fit in any step since the last call.
+
+        Reads the device.
+
+        Raises:
+            RuntimeError: names what did not fit, the worlds, and the argument to raise.
+        """
+        overflow = self.d.overflow.numpy()
+        bits = int(np.bitwise_or.reduce(overflow, initial=0))
+        if not bits & sum(int(b) for b in _OVERFLOW):
+            return
+        worlds = np.flatnonzero(overflow)
+        self.d.overflow.zero_()
+        what = [text.format(p=self) for bit, text in _OVERFLOW.items() if bits & bit]
+        raise RuntimeError(f"Physics: in worlds {worlds[:8].tolist()}: " + "; ".join(what))
+
+    def step(self, state: State, ctrl: wp.array) -> State:
+        """Advances all worlds by `nstep` physics steps, as a replayed graph.
+
+        On an active `wp.Tape` the step records its adjoint, so `tape.backward()` accumulates into the
+        gradients of `state.qpos`, `state.qvel`, `state.act` and `ctrl` where these require one.
+
+        Args:
+            state: the state before; not changed.
+            ctrl: controls, (nworld, nu), float32, on the device of this object.
+
+        Returns:
+            The state after, in new arrays (requiring a gradient on an active tape).
+
+        Raises:
+            ValueError: an array has another shape, dtype or device.
+        """
+        self._check_arrays(state, ctrl)
+        tape = active_tape()
+        out = self.make_state(requires_grad=tape is not None)
+        with wp.ScopedDevice(self.device), paused_tape():
+            if tape is None:
+                if self._staged is None:
+                    self._staged = StagedStep(self, recorded=False)
+                self._staged.step(state, ctrl, out)
+                return out
+            staged = self._free.pop() if self._free else StagedStep(self, recorded=True)
+            staged.step(state, ctrl, out)
+        taped = TapedStep(staged, state, ctrl, out)
+        weakref.finalize(taped, self._free.append, staged)
+        arrays = (*state.differentiable(), ctrl, *out.differentiable())
+        tape.record_func(taped.backward, [a for a in arrays if a.requires_grad and a.size > 0])
+        return out
+
+    def _check_arrays(self, state: State, ctrl: wp.array) -> None:
+        expected = {
+            "state.qpos": (state.qpos, self.nq),
+            "state.qvel": (state.qvel, self.nv),
+            "state.act": (state.act, self.na),
+            "state.qacc_warmstart": (state.qacc_warmstart, self.nv),
+            "ctrl": (ctrl, self.nu),
+        }
+        for name, (array, width) in expected.items():
+            shape = (self.nworld, width)
+            if not isinstance(array, wp.array):
+                raise ValueError(f"Physics.step: {name} is a {type(array).__name__}, not a wp.array")
+            if array.shape != shape or array.dtype != wp.float32 or array.device != self.device:
+                raise ValueError(
+                    f"Physics.step: {name} is {array.dtype.__name__} {array.shape} on {array.device};"
+                    f" it must be float32 {shape} on {self.device}"
+                )
+
+
+def _copy_state(target, source) -> None:
+    """Between a State and a Data, which share the names of the fields."""
+    for name in _STATE_FIELDS:
+        to, given = getattr(target, name), getattr(source, name)
+        if to.size > 0 and to.ptr != given.ptr:
+            wp.copy(to, given)
+
+
+def _forward(m: mjw.Model, s: Substep, solver_workspace, retain: bool) -> None:
+    """`mujoco_warp.forward` without sensors, energy and sleep; the Hessian is kept if `retain`."""
+    d = s.d
+    mjw.fwd_position(m, d, factorize=False)
+    mjw.fwd_velocity(m, d)
+    mjw.fwd_actuation(m, d)
+    mjw.fwd_acceleration(m, d, factorize=True)
+    if retain:
+        solver_hessian.solve_and_retain(
+            m, d, solver_workspace, s.solver_h, s.solver_hfactor, s.solver_Jaref
+        )
+    else:
+        solver_hessian.solve(m, d, solver_workspace)
+
+
+def _sizes(mjm: mujoco.MjModel, m: mjw.Model) -> tuple[int, int]:
+    """The most contacts, and constraint rows, that a world of this model can have."""
+    geom = mujoco.mjtGeom
+    per_pair = {
+        (geom.mjGEOM_PLANE, geom.mjGEOM_CAPSULE): 2,
+        (geom.mjGEOM_PLANE, geom.mjGEOM_BOX): 4,
+        (geom.mjGEOM_CAPSULE, geom.mjGEOM_CAPSULE): 2,
+    }
+    ncon = 0
+    for g1, g2 in m.nxn_geom_pair_filtered.numpy():
+        pair = sorted((int(mjm.geom_type[g1]), int(mjm.geom_type[g2])))
+        ncon += per_pair.get((geom(pair[0]), geom(pair[1])), 1)
+    dim = int(max([1, *mjm.geom_condim, *mjm.pair_dim]))
+    elliptic = mjm.opt.cone == mujoco.mjtCone.mjCONE_ELLIPTIC
+    nrow = dim if elliptic or dim == 1 else 2 * (dim - 1)
+    return max(ncon, 1), max(int(mjm.jnt_limited.sum()) + min(ncon, 64) * nrow, 1)

@@ -1,0 +1,107 @@
+"""Steps on a `wp.Tape`: staged memory with captured graphs, handed back when the tape lets go of it.
+
+A graph works on fixed memory, a functional step on the caller's arrays. So a step copies its inputs
+in, replays, and copies its outputs out. A step that is recorded owns a `Record` until its tape is
+reset or dropped; then another step uses it again, without capturing or allocating anything.
+"""
+
+import contextlib
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+import warp as wp
+
+if TYPE_CHECKING:
+    from .step import Physics
+    from .step import State
+
+wp.set_module_options({"enable_backward": False})
+
+
+def active_tape() -> wp.Tape | None:
+    """The tape that Warp records on; Warp has no public name for it."""
+    return wp._src.context.runtime.tape
+
+
+@contextlib.contextmanager
+def paused_tape() -> Iterator[None]:
+    """Launches inside are not recorded: the adjoint of a step is its own."""
+    runtime = wp._src.context.runtime
+    tape, runtime.tape = runtime.tape, None
+    try:
+        yield
+    finally:
+        runtime.tape = tape
+
+
+@wp.kernel
+def _accumulate(
+    # In:
+    increment_in: wp.array2d[float],
+    # Out:
+    grad_io: wp.array2d[float],
+):
+    worldid, i = wp.tid()
+    grad_io[worldid, i] += increment_in[worldid, i]
+
+
+class StagedStep:
+    """A captured step on memory of its own, and, if it is recorded, its captured adjoint."""
+
+    def __init__(self, physics: "Physics", recorded: bool):
+        self._physics = physics
+        self._record = physics.make_record() if recorded else None
+        self._state, self._state_out = physics.make_state(), physics.make_state()
+        self._ctrl = wp.zeros((physics.nworld, physics.nu), dtype=float, device=physics.device)
+        self._graph = self._capture(
+            lambda: physics.launch_step(self._state, self._ctrl, self._state_out, self._record)
+        )
+        self._adjoint_graph = None
+        if self._record is not None:
+            self._adj_state, self._adj_state_out = physics.make_state(), physics.make_state()
+            self._adj_ctrl = wp.zeros_like(self._ctrl)
+            self._record.filled = True
+            self._adjoint_graph = self._capture(
+                lambda: physics.launch_step_vjp(
+                    self._record, self._adj_state_out, self._adj_state, self._adj_ctrl
+                )
+            )
+
+    def _capture(self, launches):
+        # the first run loads kernels, which a capture on CUDA may not do
+        launches()
+        with wp.ScopedCapture(device=self._physics.device) as capture:
+            launches()
+        return capture.graph
+
+    def step(self, state: "State", ctrl: wp.array, state_out: "State") -> None:
+        """`state, ctrl -> state_out`, by replay."""
+        for staged, given in zip(self._state.arrays(), state.arrays(), strict=True):
+            wp.copy(staged, given)
+        wp.copy(self._ctrl, ctrl)
+        wp.capture_launch(self._graph)
+        for given, staged in zip(state_out.arrays(), self._state_out.arrays(), strict=True):
+            wp.copy(given, staged)
+
+    def backward(self, state: "State", ctrl: wp.array, state_out: "State") -> None:
+        """Adds the cotangents of `state` and `ctrl` to their `.grad`, by replay."""
+        adj_out = self._adj_state_out.differentiable()
+        for staged, given in zip(adj_out, state_out.differentiable(), strict=True):
+            wp.copy(staged, given.grad)
+        wp.capture_launch(self._adjoint_graph)
+        adj_in = (*self._adj_state.differentiable(), self._adj_ctrl)
+        for given, adj in zip((*state.differentiable(), ctrl), adj_in, strict=True):
+            if given.grad is not None and given.size > 0:
+                wp.launch(_accumulate, dim=given.shape, inputs=[adj], outputs=[given.grad])
+
+
+class TapedStep:
+    """One recorded step on a tape; lives as long as the tape refers to it."""
+
+    def __init__(self, staged: StagedStep, state: "State", ctrl: wp.array, state_out: "State"):
+        self._staged, self._arrays = staged, (state, ctrl, state_out)
+
+    def backward(self) -> None:
+        """Called by `wp.Tape.backward`."""
+        with wp.ScopedDevice(self._arrays[1].device), paused_tape():
+            self._staged.backward(*self._arrays)
