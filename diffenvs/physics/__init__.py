@@ -7,7 +7,8 @@ closed form; `linearize` gives the matrices of the discrete dynamics. The mathem
 
 from .check import UnsupportedFeature
 from .check import check_model
+from .linearize import linearize
 from .step import Physics
 from .step import State
 
-__all__ = ["Physics", "State", "UnsupportedFeature", "check_model"]
+__all__ = ["Physics", "State", "UnsupportedFeature", "check_model", "linearize"]

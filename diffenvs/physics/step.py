@@ -2,6 +2,7 @@
 
 import dataclasses
 import weakref
+from collections.abc import Callable
 
 import mujoco
 import mujoco_warp as mjw
@@ -182,32 +183,50 @@ class Physics:
             raise RuntimeError("Physics.launch_step_vjp: this record holds no step yet")
         m = self.m
         with wp.ScopedDevice(self.device), paused_tape():
-            ws = self._workspace
             joints = [m.jnt_type, m.jnt_qposadr, m.jnt_dofadr]
             dim = (self.nworld, m.njnt)
-            wp.launch(
-                tangent.tangent_from_gradient,
-                dim=dim,
-                inputs=[*joints, record.qpos_next, adj_state_out.qpos],
-                outputs=[ws.adj_qpos[0]],
-            )
-            wp.copy(ws.adj_qvel[0], adj_state_out.qvel)
-            self.launch_tangent_vjp(record, adj_ctrl)
-            wp.launch(
-                tangent.gradient_from_tangent,
-                dim=dim,
-                inputs=[*joints, record.substeps[0].d.qpos, ws.adj_qpos[0]],
-                outputs=[adj_state.qpos],
-            )
-            wp.copy(adj_state.qvel, ws.adj_qvel[0])
-            adj_state.act.zero_()
 
-    def launch_tangent_vjp(self, record: Record, adj_ctrl: wp.array) -> None:
-        """The adjoint in tangent coordinates, in place on the workspace's first buffers."""
+            def seed(adj_qpos: wp.array, adj_qvel: wp.array) -> None:
+                wp.launch(
+                    tangent.tangent_from_gradient,
+                    dim=dim,
+                    inputs=[*joints, record.qpos_next, adj_state_out.qpos],
+                    outputs=[adj_qpos],
+                )
+                wp.copy(adj_qvel, adj_state_out.qvel)
+
+            def result(adj_qpos: wp.array, adj_qvel: wp.array) -> None:
+                wp.launch(
+                    tangent.gradient_from_tangent,
+                    dim=dim,
+                    inputs=[*joints, record.substeps[0].d.qpos, adj_qpos],
+                    outputs=[adj_state.qpos],
+                )
+                wp.copy(adj_state.qvel, adj_qvel)
+                adj_state.act.zero_()
+
+            self.launch_tangent_vjp(record, adj_ctrl, seed, result)
+
+    def launch_tangent_vjp(
+        self,
+        record: Record,
+        adj_ctrl: wp.array,
+        seed: Callable[[wp.array, wp.array], None],
+        result: Callable[[wp.array, wp.array], None],
+    ) -> None:
+        """The adjoint of a recorded step with cotangents of qpos in tangent coordinates, (nworld, nv).
+
+        Args:
+            record: filled by `launch_step`.
+            adj_ctrl: overwritten with the cotangent of the control.
+            seed: launches what writes the cotangents of (qpos, qvel) after the step.
+            result: launches what reads those of (qpos, qvel) before it.
+        """
         ws = self._workspace
         adj_ctrl.zero_()
+        seed(ws.adj_qpos[0], ws.adj_qvel[0])
         qvel_next = record.qvel_next
-        now, before = 0, 1
+        after, before = 0, 1
         for s in reversed(record.substeps):
             substep_vjp(
                 self.m,
@@ -215,17 +234,15 @@ class Physics:
                 s,
                 ws,
                 qvel_next,
-                ws.adj_qpos[now],
-                ws.adj_qvel[now],
+                ws.adj_qpos[after],
+                ws.adj_qvel[after],
                 ws.adj_qpos[before],
                 ws.adj_qvel[before],
                 adj_ctrl,
             )
             qvel_next = s.d.qvel
-            now, before = before, now
-        if now != 0:
-            wp.copy(ws.adj_qpos[0], ws.adj_qpos[1])
-            wp.copy(ws.adj_qvel[0], ws.adj_qvel[1])
+            after, before = before, after
+        result(ws.adj_qpos[after], ws.adj_qvel[after])
 
     def check_overflow(self) -> None:
         """Raises if contacts or constraint rows did not fit in any step since the last call.
