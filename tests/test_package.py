@@ -89,11 +89,12 @@ def test_wheel_makes_every_environment(wheel, tmp_path):
     )
     # The libraries come from here, without a download. Folders that a .pth file names are not
     # searched for further .pth files, so an editable installation in them stays out of sight.
-    (site,) = {path.parent for path in (tmp_path / "venv").rglob("envs_assets")}
+    where = "import sysconfig; print(sysconfig.get_path('purelib'))"
+    site = _run(python, "-c", where, cwd=tmp_path).strip()
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
     (elsewhere / "script.py").write_text(MAKE_EVERYTHING)
-    (site / "libraries.pth").write_text("\n".join(_third_party()) + "\n")
+    Path(site, "libraries.pth").write_text("\n".join(_third_party()) + "\n")
     printed = _run(python, "-I", "script.py", cwd=elsewhere)  # -I: no PYTHONPATH either
     made = {line.split()[1] for line in printed.splitlines() if line.startswith("MADE ")}
     assert made >= {
