@@ -1,0 +1,146 @@
+"""NumPy in and out: outputs are copies, and a window is differentiated on request.
+
+A bridge is how the arrays of a `Rollout` reach the user and how a user's cotangents reach its
+adjoint. The three bridges (NumPy, Warp, torch) have the same methods: `step`, `read`, `state`,
+`set_state`, `begin` (after a reset of all worlds, or `detach`) and `reset` (after a reset of some).
+"""
+
+from __future__ import annotations
+
+from contextlib import nullcontext
+from typing import Any, NamedTuple
+
+import numpy as np
+import warp as wp
+
+from diffenvs import env_kernels as kernels
+from diffenvs.rollout import Rollout
+
+
+class EnvState(NamedTuple):
+    """State of all worlds, or its cotangent: arrays of the kind that the environment returns."""
+
+    qpos: Any  # (num_envs, nq)
+    qvel: Any  # (num_envs, nv)
+    act: Any  # (num_envs, na)
+
+
+class NumpyBridge:
+    """See the module docstring."""
+
+    def __init__(self, rollout: Rollout) -> None:
+        self.rollout = rollout
+        self.name = rollout.task.name
+        self._done = np.zeros(rollout.num_envs, dtype=bool)
+        self.adj_initial_state: EnvState | None = None
+
+    def stream(self) -> Any:
+        """Context in which Warp uses the user's stream: its own current one."""
+        return nullcontext()
+
+    def read(self, array: wp.array) -> np.ndarray:
+        """Copy an array to the host."""
+        return array.numpy().copy()  # on the CPU numpy() is a view
+
+    def step(self, actions: Any, record: bool) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Step; return obs, reward and final_obs."""
+        rollout = self.rollout
+        if rollout.mode == kernels.DISABLED and self._done.any():
+            worlds = np.flatnonzero(self._done).tolist()
+            raise AssertionError(
+                f"{self.name}: worlds {worlds} are done. With autoreset_mode=DISABLED reset them "
+                "before the next step: reset(options={'reset_mask': terminated | truncated})"
+            )
+        actions = self._check(actions)
+        if record:
+            rollout.grad_step(actions)
+        else:
+            rollout.step(actions)
+        rollout.physics.check_overflow()
+        out = rollout.step_out
+        self._done = self.read(out.terminated) | self.read(rollout.truncated)
+        return self.read(rollout.obs), self.read(out.reward), self.read(out.obs)
+
+    def _check(self, actions: Any) -> np.ndarray:
+        """Return the actions as float32, or say what is wrong with them."""
+        actions = np.asarray(actions)
+        shape = (self.rollout.num_envs, self.rollout.physics.nu)
+        if actions.dtype.kind not in "fiu":
+            raise TypeError(f"{self.name}: actions are real numbers, not of dtype {actions.dtype}")
+        if actions.shape != shape:
+            raise ValueError(f"{self.name}: actions have the shape {shape}, not {actions.shape}")
+        if not np.isfinite(actions).all():
+            index = tuple(np.argwhere(~np.isfinite(actions))[0].tolist())
+            raise ValueError(
+                f"{self.name}: actions must be finite, but actions{list(index)} is {actions[index]}"
+            )
+        return actions.astype(np.float32)
+
+    def state(self) -> EnvState:
+        """Copies of the present state."""
+        state = self.rollout.state
+        return EnvState(self.read(state.qpos), self.read(state.qvel), self.read(state.act))
+
+    def set_state(self, qpos: Any, qvel: Any, act: Any) -> None:
+        """Put the worlds into a state."""
+        self.rollout.set_state(*(np.asarray(x, dtype=np.float32) for x in (qpos, qvel, act)))
+        self.begin()
+
+    def begin(self) -> None:
+        """All worlds are fresh."""
+        self._done[:] = False
+
+    def reset(self, mask: Any) -> np.ndarray:
+        """Some worlds are fresh; return the observations."""
+        self._done &= ~mask.numpy()
+        return self.read(self.rollout.obs)
+
+    def backward(
+        self, adj_obs: Any, adj_reward: Any, adj_final_obs: Any = None, adj_state: Any = None
+    ) -> np.ndarray:
+        """Differentiate the window, see `DiffVectorEnv.backward`."""
+        rollout, adj = self.rollout, self.rollout.adj
+        steps, worlds = rollout.recorded, rollout.num_envs
+        if steps == 0:
+            raise RuntimeError(
+                f"{self.name}: there is nothing to differentiate, no grad_step was made since the "
+                "window began (at reset(), step(), set_state() or detach())"
+            )
+        nobs, physics = rollout.task.obs_size, rollout.physics
+        adj_obs = self._cotangent("adj_obs", adj_obs, (steps, worlds, nobs))
+        adj_reward = self._cotangent("adj_reward", adj_reward, (steps, worlds))
+        adj_final_obs = self._cotangent("adj_final_obs", adj_final_obs, (steps, worlds, nobs))
+        widths = (physics.nq, physics.nv, physics.na)
+        adj_state = EnvState(*(None, None, None) if adj_state is None else adj_state)
+        adj_states = [
+            self._cotangent(f"adj_state.{name}", value, (steps, worlds, width))
+            for name, value, width in zip(EnvState._fields, adj_state, widths, strict=True)
+        ]
+        carried = [np.zeros((worlds, width), dtype=np.float32) for width in widths]
+        adj_actions = np.zeros((steps, worlds, physics.nu), dtype=np.float32)
+        targets = (adj.next_state.qpos, adj.next_state.qvel, adj.next_state.act)
+        sources = (adj.state.qpos, adj.state.qvel, adj.state.act)
+        for t in reversed(range(steps)):
+            adj.obs.assign(adj_obs[t])
+            adj.reward.assign(adj_reward[t])
+            adj.final_obs.assign(adj_final_obs[t])
+            for target, cotangents, carry in zip(targets, adj_states, carried, strict=True):
+                if target.size:
+                    target.assign(cotangents[t] + carry)
+            rollout.backward(rollout.ticket(t))
+            adj_actions[t] = adj.action.numpy()
+            carried = [self.read(source) for source in sources]
+        self.adj_initial_state = EnvState(*carried)
+        return adj_actions
+
+    def _cotangent(self, name: str, value: Any, shape: tuple[int, ...]) -> np.ndarray:
+        """Return a cotangent as float32 in the shape of its primal; None is zero."""
+        if value is None:
+            return np.zeros(shape, dtype=np.float32)
+        value = np.asarray(value, dtype=np.float32)
+        if value.shape != shape:
+            raise ValueError(
+                f"{self.name}: {name} has the shape {value.shape}; {shape[0]} grad_steps of "
+                f"{shape[1]} worlds ask for {shape}"
+            )
+        return value

@@ -1,0 +1,116 @@
+"""Pictures of worlds, drawn by Gymnasium's `MujocoRenderer` from an `mujoco.MjData`."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import mujoco
+import numpy as np
+from gymnasium.error import DependencyNotInstalled
+
+RENDER_MODES = ["human", "rgb_array", "depth_array", "rgbd_tuple"]
+
+
+class WorldRenderer:
+    """Draws one state at a time; the GL context is made when the first picture is asked for.
+
+    Args:
+        name: Who asks, for messages.
+        mjm: Model.
+        mode: One of `RENDER_MODES`.
+        camera: Attributes of the free camera; arrays and tuples are copied element by element.
+        options: Keywords of `MujocoRenderer`: width, height, max_geom, camera_id, camera_name,
+            visual_options.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        mjm: mujoco.MjModel,
+        mode: str,
+        camera: dict[str, Any],
+        options: dict[str, Any],
+    ) -> None:
+        from gymnasium.envs.mujoco.mujoco_rendering import MujocoRenderer
+
+        self.name = name
+        self.mode = mode
+        self.mjm = mjm
+        self.mjd = mujoco.MjData(mjm)
+        framebuffer = mjm.vis.global_
+        framebuffer.offwidth = max(framebuffer.offwidth, options["width"])
+        framebuffer.offheight = max(framebuffer.offheight, options["height"])
+        camera = {
+            key: np.asarray(value) if isinstance(value, tuple) else value
+            for key, value in camera.items()
+        }
+        self._renderer = MujocoRenderer(mjm, self.mjd, camera, **options)
+
+    def draw(self, qpos: np.ndarray, qvel: np.ndarray) -> Any:
+        """Return the picture of a state, or show it in the window (mode "human")."""
+        self.mjd.qpos[:], self.mjd.qvel[:] = qpos, qvel
+        mujoco.mj_forward(self.mjm, self.mjd)
+        try:
+            with _headless_backend(self.mode):
+                return self._renderer.render(self.mode)
+        except Exception as error:
+            if self._renderer._viewers:
+                raise
+            raise DependencyNotInstalled(
+                f"{self.name} cannot render: OpenGL is not usable here ({error}). On Linux "
+                "install a GL library, `apt-get install libegl1` (with a GPU or Mesa; then "
+                "MUJOCO_GL=egl) or `apt-get install libosmesa6` (software; then "
+                'MUJOCO_GL=osmesa); render_mode="human" needs a display and '
+                "`apt-get install libgl1`"
+            ) from error
+
+    def close(self) -> None:
+        """Free the GL context."""
+        self._renderer.close()
+
+
+class _headless_backend:
+    """Make MujocoRenderer use EGL where there is no display and the user chose no backend.
+
+    Left alone it tries GLFW first and takes a failed window for a success.
+    """
+
+    def __init__(self, mode: str) -> None:
+        display = "DISPLAY" in os.environ or "WAYLAND_DISPLAY" in os.environ
+        self.active = (
+            mode != "human"
+            and sys.platform == "linux"
+            and not display
+            and "MUJOCO_GL" not in os.environ
+        )
+
+    def __enter__(self) -> None:
+        if self.active:
+            os.environ["MUJOCO_GL"] = "egl"
+
+    def __exit__(self, *exception: object) -> None:
+        if self.active:
+            del os.environ["MUJOCO_GL"]
+
+
+class Frames(Sequence[Any]):
+    """One picture per world, drawn when it is looked at.
+
+    `RecordVideo` wants all pictures of a vector environment and, by default, uses the first.
+    """
+
+    def __init__(self, count: int, draw: Callable[[int], Any]) -> None:
+        self._count = count
+        self._draw = draw
+
+    def __len__(self) -> int:
+        return self._count
+
+    def __getitem__(self, index: Any) -> Any:
+        if isinstance(index, slice):
+            return [self._draw(world) for world in range(*index.indices(self._count))]
+        world = range(self._count)[index]
+        return self._draw(world)

@@ -1,0 +1,400 @@
+"""A batch of worlds on the device: reset, step, recorded step, and the adjoint of recorded steps.
+
+One environment step is, on the device and without a host read,
+
+1. the start state and the action are kept (recorded steps only);
+2. the physics, `frame_skip` steps of it;
+3. the task's outputs kernel: observation, reward, termination and info of the step;
+4. `finish_step`: time limit, which worlds are done, which are reset;
+5. where worlds reset themselves: their start states, and what is observed of these.
+
+Everything between an action and the outputs is one captured graph, on CUDA and on the CPU: replay
+costs microseconds where the launches cost milliseconds. A graph is bound to its arrays, so each
+slot of the window has a graph for the step and one for its adjoint, captured when first used.
+
+The window: recorded step number t of a window keeps what its adjoint needs in slot t. Slots are
+allocated when first used and reused by the next window. A slot carries a version, and whoever
+holds a `Ticket` of an older version is refused: an overwritten record cannot be differentiated.
+
+The adjoint of a slot reads and overwrites the buffers of `Rollout.adj`, and nothing else: it is a
+pure function of the record and the cotangents, and can be run as often as one likes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import nullcontext
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import warp as wp
+
+from diffenvs import env_kernels as kernels
+from diffenvs.physics import Physics, State
+from diffenvs.physics.tape import paused_tape
+from diffenvs.task import Task
+
+
+class Ticket(NamedTuple):
+    """Proof that a step was recorded: the slot and its version at that time."""
+
+    slot: int
+    version: int
+
+
+@dataclass
+class Slot:
+    """What one step keeps; without a record it is the scratch of `step`."""
+
+    start: State
+    state: State  # after the physics, before a reset
+    action: wp.array
+    reset: wp.array  # worlds that were reset within this step
+    cut: wp.array  # worlds whose start state was written by a reset
+    record: Any
+    version: int = 0
+    graphs: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass
+class Outputs:
+    """Arrays that one launch of the outputs kernel fills."""
+
+    obs: wp.array
+    reward: wp.array
+    terminated: wp.array
+    info: wp.array
+
+    def __iter__(self):
+        return iter((self.obs, self.reward, self.terminated, self.info))
+
+
+@dataclass
+class Adjoint:
+    """Cotangents: those of what a step returns come in, those of what it takes go out."""
+
+    # In:
+    obs: wp.array
+    final_obs: wp.array
+    reward: wp.array
+    next_state: State
+    # Out:
+    state: State
+    action: wp.array
+    # Scratch: cotangents within the step.
+    step_obs: wp.array
+    step_state: State
+    prev: State
+    direct_action: wp.array
+
+
+class Rollout:
+    """Worlds of one task, stepped together.
+
+    Args:
+        task: The task.
+        num_envs: Number of worlds.
+        device: Warp device.
+        mode: NEXT_STEP, SAME_STEP or DISABLED of `env_kernels`.
+        max_episode_steps: Time limit; 0 is none.
+        window: Number of steps that can be recorded before the window has to begin anew.
+        nconmax: Contacts for which memory is set aside, see `Physics`.
+        njmax: Constraint rows for which memory is set aside, see `Physics`.
+    """
+
+    def __init__(
+        self,
+        task: Task,
+        num_envs: int,
+        device: wp.Device,
+        mode: int,
+        max_episode_steps: int,
+        window: int,
+        nconmax: int | None = None,
+        njmax: int | None = None,
+    ) -> None:
+        self.task = task
+        self.num_envs = num_envs
+        self.device = device
+        self.mode = int(mode)
+        self.max_episode_steps = max_episode_steps
+        self.window = window
+        self.recorded = 0
+        self.physics = Physics(
+            task.mjm, num_envs, device, nstep=task.nstep, nconmax=nconmax, njmax=njmax
+        )
+        self.state = self.physics.make_state()
+        self.seed = self._array(dtype=int)
+        self.episode = self._array(dtype=int)
+        self.elapsed = self._array(dtype=int)
+        self.pending = self._array(dtype=wp.bool)
+        self.cut = self._array(dtype=wp.bool)
+        self.misused = wp.zeros(1, dtype=int, device=device)
+        self.truncated = self._array(dtype=wp.bool)
+        # `step_out` is what the step itself gives; `obs` and `info` show the start state instead
+        # where a world was reset in the same step.
+        self.step_out = self._make_outputs()
+        same = self.mode == kernels.SAME_STEP
+        self.obs = self._array(task.obs_size) if same else self.step_out.obs
+        self.info = wp.zeros_like(self.step_out.info) if same else self.step_out.info
+        self._start = task.make_start(device)
+        self._start_out = self._make_outputs()
+        self._no_action = self._array(self.physics.nu)
+        self._plain = self._make_slot(record=False)
+        self.last = self._plain
+        """Slot of the last step; `last.reset` says which worlds it reset."""
+        self._slots: list[Slot] = []
+        self._adj: Adjoint | None = None
+        self._loaded: set[tuple[str, bool]] = set()
+        self._capture_stream = wp.Stream(device) if device.is_cuda else None
+
+    # Memory
+
+    def _array(self, *shape: int, dtype: Any = float) -> wp.array:
+        return wp.zeros((self.num_envs, *shape), dtype=dtype, device=self.device)
+
+    def _make_outputs(self) -> Outputs:
+        columns = len(self.task.state_info) + len(self.task.step_info)
+        return Outputs(
+            obs=self._array(self.task.obs_size),
+            reward=self._array(),
+            terminated=self._array(dtype=wp.bool),
+            info=self._array(columns),
+        )
+
+    def _make_slot(self, record: bool) -> Slot:
+        return Slot(
+            start=self.physics.make_state() if record else self.state,
+            state=self.physics.make_state(),
+            action=self._array(self.physics.nu),
+            reset=self._array(dtype=wp.bool),
+            cut=self._array(dtype=wp.bool),
+            record=self.physics.make_record() if record else None,
+        )
+
+    @property
+    def adj(self) -> Adjoint:
+        """The cotangent buffers, allocated when first asked for."""
+        if self._adj is None:
+            make_state, nobs, nu = self.physics.make_state, self.task.obs_size, self.physics.nu
+            self._adj = Adjoint(
+                obs=self._array(nobs),
+                final_obs=self._array(nobs),
+                reward=self._array(),
+                next_state=make_state(),
+                state=make_state(),
+                action=self._array(nu),
+                step_obs=self._array(nobs),
+                step_state=make_state(),
+                prev=make_state(),
+                direct_action=self._array(nu),
+            )
+        return self._adj
+
+    # Reset
+
+    def reset(self, mask: wp.array, reseed: wp.array, seed: wp.array) -> None:
+        """Begin new episodes in the worlds of the mask; `obs` and `info` then show their start.
+
+        Args:
+            mask: Worlds to reset.
+            reseed: Worlds that take a new seed and begin its first episode; the others begin the
+                next episode of the seed that they have.
+            seed: New seeds, read where `reseed` is set.
+        """
+        wp.launch(
+            kernels.mark_reset,
+            dim=self.num_envs,
+            inputs=[mask, reseed, seed],
+            outputs=[self.seed, self.episode, self.elapsed, self.pending, self.cut],
+            device=self.device,
+        )
+        self._launch_start(mask, keep_step_info=False)
+
+    def _launch_start(self, mask: wp.array, keep_step_info: bool) -> None:
+        """Write start states into the masked worlds and show what is observed of them."""
+        task, out = self.task, self._start_out
+        task.launch_reset(mask, self.seed, self.episode, self._start, self.state)
+        task.launch_outputs(self.state, self.state, self._no_action, tuple(out))
+        wp.launch(
+            kernels.show_start,
+            dim=self.num_envs,
+            inputs=[mask, len(task.state_info), keep_step_info, out.obs, out.info],
+            outputs=[self.obs, self.info],
+            device=self.device,
+        )
+
+    def observe(self) -> None:
+        """Make `obs` and `info` show the present state, after it was set from outside."""
+        out = self._start_out
+        self.task.launch_outputs(self.state, self.state, self._no_action, tuple(out))
+        wp.copy(self.obs, out.obs)
+        wp.copy(self.info, out.info)
+
+    # Step
+
+    def step(self, action: Any) -> None:
+        """Step without a record. The window begins anew: a record has to be of successive steps."""
+        self.recorded = 0
+        self.last = self._plain
+        self._plain.action.assign(action)
+        self._replay(self._plain, "step", lambda: self._launch_step(self._plain))
+
+    def grad_step(self, action: Any) -> Ticket:
+        """Step with a record in the next slot of the window."""
+        if self.recorded == self.window:
+            raise RuntimeError(
+                f"{self.task.name}: the window of {self.window} grad_steps is full. Take the "
+                "gradient (loss.backward(), or backward(...) of the environment), then call "
+                f"detach() to begin the next window; window= (now {self.window}) makes it longer"
+            )
+        if self.recorded == len(self._slots):
+            self._slots.append(self._make_slot(record=True))
+        if self.recorded == 0:
+            self.cut.zero_()  # a reset before the window cuts nothing inside it
+        slot = self._slots[self.recorded]
+        slot.version += 1
+        self.last = slot
+        slot.action.assign(action)
+        self._replay(slot, "step", lambda: self._launch_step(slot))
+        self.recorded += 1
+        return Ticket(self.recorded - 1, slot.version)
+
+    def _launch_step(self, slot: Slot) -> None:
+        """Launch one step in `slot`, see the module docstring."""
+        if slot.record is not None:
+            wp.launch(
+                kernels.begin_step,
+                dim=self.num_envs,
+                inputs=_fields(self.state),
+                outputs=[self.cut, *_fields(slot.start), slot.cut],
+                device=self.device,
+            )
+        self.physics.launch_step(slot.start, slot.action, slot.state, slot.record)
+        self.task.launch_outputs(slot.start, slot.state, slot.action, tuple(self.step_out))
+        wp.launch(
+            kernels.finish_step,
+            dim=self.num_envs,
+            inputs=[self.mode, self.max_episode_steps, *_fields(slot.state)],
+            outputs=[
+                self.step_out.reward,
+                self.step_out.terminated,
+                self.pending,
+                self.elapsed,
+                self.episode,
+                self.misused,
+                self.truncated,
+                slot.reset,
+                *_fields(self.state),
+            ],
+            device=self.device,
+        )
+        if self.mode == kernels.SAME_STEP:
+            wp.copy(self.obs, self.step_out.obs)
+            wp.copy(self.info, self.step_out.info)
+        if self.mode != kernels.DISABLED:
+            self._launch_start(slot.reset, keep_step_info=self.mode == kernels.SAME_STEP)
+
+    # Adjoint
+
+    def ticket(self, slot: int) -> Ticket:
+        """The ticket of a step of the present window."""
+        return Ticket(slot, self._slots[slot].version)
+
+    def check(self, ticket: Ticket) -> None:
+        """Refuse a step whose record was overwritten."""
+        if self._slots[ticket.slot].version != ticket.version:
+            raise RuntimeError(
+                f"{self.task.name}: the record of grad_step {ticket.slot} of an earlier window was "
+                "overwritten by a later window, so its gradient cannot be taken any more. Take the "
+                "gradient of a window before the grad_steps of the next one"
+            )
+
+    def backward(self, ticket: Ticket) -> None:
+        """Pull the cotangents `adj.obs`, `.final_obs`, `.reward`, `.next_state` back to the start.
+
+        Overwrites `adj.state` and `adj.action`, and leaves the incoming cotangents as they are.
+        """
+        self.check(ticket)
+        slot, adj = self._slots[ticket.slot], self.adj
+        self._replay(slot, "backward", lambda: self._launch_backward(slot, adj))
+
+    def _launch_backward(self, slot: Slot, adj: Adjoint) -> None:
+        """Launch the adjoint of `_launch_step`, in reverse."""
+        wp.launch(
+            kernels.finish_step_vjp,
+            dim=self.num_envs,
+            inputs=[slot.reset, *_fields(adj.next_state)[:3], adj.obs, adj.final_obs],
+            outputs=[*_fields(adj.step_state)[:3], adj.step_obs],
+            device=self.device,
+        )
+        for array in (*_fields(adj.prev)[:3], adj.direct_action):
+            array.zero_()
+        self.task.launch_outputs_vjp(
+            (slot.start, slot.state, slot.action, tuple(self.step_out)),
+            adj.step_obs,
+            adj.reward,
+            (adj.prev, adj.step_state, adj.direct_action),
+        )
+        self.physics.launch_step_vjp(slot.record, adj.step_state, adj.state, adj.action)
+        wp.launch(
+            kernels.join_step_vjp,
+            dim=self.num_envs,
+            inputs=[slot.cut, *_fields(adj.prev)[:3], adj.direct_action],
+            outputs=[*_fields(adj.state)[:3], adj.action],
+            device=self.device,
+        )
+
+    def detach(self) -> None:
+        """Begin the next window at the present state."""
+        self.recorded = 0
+
+    def set_state(self, qpos: Any, qvel: Any, act: Any) -> None:
+        """Put all worlds into a given state, with a cold start of the solver, none of them done."""
+        self.state.qpos.assign(qpos)
+        self.state.qvel.assign(qvel)
+        if self.physics.na:
+            self.state.act.assign(act)
+        self.state.qacc_warmstart.zero_()
+        self.pending.zero_()
+        self.observe()
+
+    # Graphs and checks
+
+    def _replay(self, slot: Slot, name: str, launch: Callable[[], None]) -> None:
+        """Replay a graph of the slot, capturing it first if it is not there yet.
+
+        The first run of its kind is not captured: it loads the kernels, which a capture may not do.
+        """
+        kind = (name, slot.record is None)
+        if kind not in self._loaded:
+            self._loaded.add(kind)
+            with paused_tape():
+                launch()
+            return
+        graph = slot.graphs.get(name)
+        if graph is None:
+            # Capture is not possible on every stream that a caller may have made current.
+            stream = self._capture_stream
+            own = nullcontext() if stream is None else wp.ScopedStream(stream, sync_enter=False)
+            with paused_tape(), own, wp.ScopedCapture(device=self.device) as capture:
+                launch()
+            graph = capture.graph
+            assert graph is not None
+            slot.graphs[name] = graph
+        wp.capture_launch(graph, stream=self.device.stream if self.device.is_cuda else None)
+
+    def check_health(self) -> None:
+        """Read back (a host synchronisation) whether anything went wrong since the last call."""
+        self.physics.check_overflow()
+        if self.misused.numpy()[0]:
+            self.misused.zero_()
+            raise AssertionError(
+                f"{self.task.name}: worlds that were done were stepped. With "
+                "autoreset_mode=DISABLED reset them first: "
+                "reset(options={'reset_mask': terminated | truncated})"
+            )
+
+
+def _fields(state: State) -> list[wp.array]:
+    return [state.qpos, state.qvel, state.act, state.qacc_warmstart]

@@ -1,0 +1,278 @@
+"""What a task states, and what every task shares: its keywords, its model, its start states.
+
+A task is one file: an MJCF model, one Warp kernel that turns a step into observation, reward and
+termination, and a class of attributes that names them (`diffenvs.tasks.hopper` is a good one to
+copy). Nothing else is needed: `diffenvs.env` makes the environments from it, with gradients.
+
+The kernel runs one thread per world, after the physics, and keeps the adjoint that Warp generates
+for it. Its arguments are, in this order::
+
+    p               the task's struct of parameters
+    <field>_in      one per entry of `Task.reads`, see `READABLE`
+    obs_out         (num_envs, obs_dim) float32
+    reward_out      (num_envs,) float32
+    terminated_out  (num_envs,) bool
+    info_out        (num_envs, columns) float32: the columns of `state_info`, then of `step_info`
+
+Fields that end in `_prev` are those of the state before the step, the others of the state after
+it. There is nothing else to read: positions of bodies, contact forces and the like are not in the
+list, because the simulator computes them before it integrates, so after a step they are one
+substep old, and the adjoint of a step does not start from them.
+"""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+from importlib.resources import files
+from pathlib import Path
+from typing import Any, ClassVar
+
+import mujoco
+import numpy as np
+import warp as wp
+
+from diffenvs.env_kernels import reset_worlds
+from diffenvs.physics import State
+
+STATE_FIELDS = ("qpos", "qvel", "act")
+READABLE = (*STATE_FIELDS, *(f"{field}_prev" for field in STATE_FIELDS), "action")
+OUTPUTS = ("obs_out", "reward_out", "terminated_out", "info_out")
+INTEGRATORS = {
+    "euler": mujoco.mjtIntegrator.mjINT_EULER,
+    "implicitfast": mujoco.mjtIntegrator.mjINT_IMPLICITFAST,
+}
+NOISE = {"uniform": 0, "normal": 1}
+
+
+class Task:
+    """A model, an outputs kernel and a start distribution; subclass it and set the attributes.
+
+    Args:
+        xml_file: MJCF file to use instead of the task's own.
+        frame_skip: Physics steps per environment step; the task's own if not given.
+        integrator: "euler" or "implicitfast"; what the model file says if not given.
+        **parameters: Weights and limits of the task, by the names in `defaults`.
+    """
+
+    xml: ClassVar[str]
+    """MJCF file: a path, or the name of a file of the package `envs_assets`."""
+    frame_skip: ClassVar[int]
+    """Physics steps per environment step."""
+    kernel: ClassVar[wp.Kernel]
+    """Outputs kernel, see the module docstring."""
+    reads: ClassVar[tuple[str, ...]] = ("qpos_prev", "qpos", "qvel", "action")
+    """Fields that the kernel reads, in the order of its arguments."""
+    params: ClassVar[Any]
+    """`wp.struct` of the kernel. Each field is a keyword of `defaults` or a key of `derived`."""
+    defaults: ClassVar[dict[str, Any]]
+    """Every keyword of the task with its default. `reset_noise_scale` is one of them."""
+    refused: ClassVar[dict[str, tuple[Any, str]]] = {}
+    """Keywords that are known but accept one value: name -> (the value, why no other)."""
+    obs_dim: ClassVar[int | None] = None
+    """Length of the observation; None: all of qpos but its first `skipped_qpos`, and qvel."""
+    skipped_qpos: ClassVar[int] = 0
+    """Entries of qpos that `exclude_current_positions_from_observation` leaves out."""
+    state_info: ClassVar[tuple[str, ...]] = ()
+    """Info columns that describe a state; `reset` returns them too."""
+    step_info: ClassVar[tuple[str, ...]] = ()
+    """Info columns that describe a step, among them the terms of the reward, "reward_..."."""
+    init_key: ClassVar[str | None] = None
+    """Key frame of the model at which episodes start; None: its reference configuration."""
+    reset_noise: ClassVar[tuple[str, str]] = ("uniform", "uniform")
+    """Distribution of the noise on the start's qpos and qvel, "uniform" on [-1, 1] or "normal"."""
+    camera: ClassVar[dict[str, Any]] = {}
+    """Attributes of the viewer's free camera, as Gymnasium's `default_camera_config`."""
+
+    def __init_subclass__(cls) -> None:
+        """Refuse a kernel that does not have the arguments that its class promises."""
+        unknown = [field for field in cls.reads if field not in READABLE]
+        if unknown:
+            raise TypeError(
+                f"{cls.__name__} reads {unknown}, which the adjoint of a step cannot start from; "
+                f"a task reads from {list(READABLE)}"
+            )
+        wanted = ["p", *(f"{field}_in" for field in cls.reads), *OUTPUTS]
+        found = list(inspect.signature(cls.kernel.func).parameters)
+        if found != wanted:
+            raise TypeError(
+                f"the outputs kernel of {cls.__name__} has the arguments {found}; its `reads` "
+                f"asks for {wanted}"
+            )
+
+    def __init__(
+        self,
+        xml_file: str | None = None,
+        frame_skip: int | None = None,
+        integrator: str | None = None,
+        **parameters: Any,
+    ) -> None:
+        self.name = type(self).__name__
+        self.parameters = self._merge(parameters)
+        self.mjm = self._load(xml_file or self.xml, integrator)
+        self.nstep = self.frame_skip if frame_skip is None else frame_skip
+        if not isinstance(self.nstep, int | np.integer) or self.nstep < 1:
+            raise ValueError(f"{self.name}: frame_skip must be an integer >= 1, not {frame_skip!r}")
+        self.nstep = int(self.nstep)
+        self.dt = float(self.mjm.opt.timestep) * self.nstep
+        self.init_qpos, self.init_qvel = self._start()
+        self.obs_size = self._obs_size()
+        self.p = self._struct()
+
+    def _merge(self, given: dict[str, Any]) -> dict[str, Any]:
+        """Return the defaults with `given` put in, every value checked against its default."""
+        values = dict(self.defaults)
+        for name, value in given.items():
+            if name in self.refused:
+                accepted, reason = self.refused[name]
+                if value != accepted:
+                    raise ValueError(f"{self.name} accepts only {name}={accepted!r}: {reason}")
+            elif name not in values:
+                close = difflib.get_close_matches(name, values, n=1)
+                hint = f"; did you mean {close[0]!r}?" if close else ""
+                names = ", ".join(repr(known) for known in values)
+                raise TypeError(f"{self.name} has no parameter {name!r}{hint} It has {names}")
+            else:
+                values[name] = self._convert(name, value, self.defaults[name])
+        return values
+
+    def _convert(self, name: str, value: Any, default: Any) -> Any:
+        """Return `value` in the type of `default`: a flag, a range (low, high) or a number."""
+        if isinstance(default, bool):
+            if isinstance(value, bool | np.bool_):
+                return bool(value)
+            raise TypeError(f"{self.name}: {name} is True or False, not {value!r}")
+        wanted = "two numbers (low, high)" if isinstance(default, tuple) else "a number"
+        try:
+            if not isinstance(default, tuple):
+                return float(value)
+            low, high = value
+            return float(low), float(high)
+        except (TypeError, ValueError):
+            raise TypeError(f"{self.name}: {name} is {wanted}, not {value!r}") from None
+
+    def _load(self, xml: str, integrator: str | None) -> mujoco.MjModel:
+        """Compile the model, from a path or from `envs_assets`."""
+        if Path(xml).is_file():
+            mjm = mujoco.MjModel.from_xml_path(str(xml))
+        else:
+            asset = files("envs_assets").joinpath(xml)
+            if not asset.is_file():
+                raise FileNotFoundError(
+                    f"{self.name}: {xml!r} is neither a file nor an asset of `envs_assets`"
+                )
+            mjm = mujoco.MjModel.from_xml_string(asset.read_text())
+        if integrator is not None:
+            if integrator not in INTEGRATORS:
+                raise ValueError(
+                    f"{self.name}: integrator {integrator!r} is not one of {list(INTEGRATORS)}"
+                )
+            mjm.opt.integrator = INTEGRATORS[integrator]
+        return mjm
+
+    def derived(self) -> dict[str, float]:
+        """Return the fields of `params` that follow from the model: `dt` (s), the control step."""
+        return {"dt": self.dt}
+
+    def _struct(self) -> Any:
+        """Fill the kernel's struct from the parameters and from what follows from the model."""
+        p = self.params()
+        values = self.parameters | self.derived()
+        for field in self.params.vars:
+            value = values[field]
+            setattr(p, field, wp.vec2(*value) if isinstance(value, tuple) else value)
+        return p
+
+    def _obs_size(self) -> int:
+        """Length of the observation under the present parameters."""
+        excluded = self.parameters.get("exclude_current_positions_from_observation", False)
+        size = self.obs_dim
+        if size is None:
+            size = self.mjm.nq + self.mjm.nv - self.skipped_qpos * excluded
+        return size
+
+    def _start(self) -> tuple[np.ndarray, np.ndarray]:
+        """Return the state around which episodes start: a key frame or the reference."""
+        if self.init_key is None:
+            return self.mjm.qpos0.copy(), np.zeros(self.mjm.nv)
+        key = self.mjm.key(self.init_key)
+        return key.qpos.copy(), key.qvel.copy()
+
+    def make_start(self, device: wp.Device) -> tuple[wp.array, wp.array]:
+        """Copy the start state to the device, for `launch_reset`."""
+        return (
+            wp.array(self.init_qpos, dtype=float, device=device),
+            wp.array(self.init_qvel, dtype=float, device=device),
+        )
+
+    def launch_reset(
+        self,
+        mask: wp.array,
+        seed: wp.array,
+        episode: wp.array,
+        start: tuple[wp.array, wp.array],
+        state: State,
+    ) -> None:
+        """Write a start state into the worlds in `mask`, random by (seed, episode) alone."""
+        wp.launch(
+            reset_worlds,
+            dim=mask.shape[0],
+            inputs=[
+                mask,
+                seed,
+                episode,
+                *start,
+                NOISE[self.reset_noise[0]],
+                NOISE[self.reset_noise[1]],
+                self.parameters["reset_noise_scale"],
+            ],
+            outputs=[state.qpos, state.qvel, state.act, state.qacc_warmstart],
+            device=mask.device,
+        )
+
+    def launch_outputs(
+        self, prev: State, state: State, action: wp.array, outputs: tuple[wp.array, ...]
+    ) -> None:
+        """Compute (obs, reward, terminated, info) of the step from `prev` to `state`."""
+        wp.launch(
+            self.kernel,
+            dim=action.shape[0],
+            inputs=[self.p, *self._fields(prev, state, action)],
+            outputs=list(outputs),
+            device=action.device,
+        )
+
+    def launch_outputs_vjp(
+        self,
+        primal: tuple[State, State, wp.array, tuple[wp.array, ...]],
+        adj_obs: wp.array,
+        adj_reward: wp.array,
+        adj: tuple[State, State, wp.array],
+    ) -> None:
+        """Add to `adj`, the cotangents of (prev, state, action), those of obs and reward.
+
+        Args:
+            primal: The arguments of `launch_outputs`.
+            adj_obs: Cotangent of the observation.
+            adj_reward: Cotangent of the reward.
+            adj: Cotangents of the state before, the state after and the action, accumulated.
+        """
+        prev, state, action, outputs = primal
+        wp.launch(
+            self.kernel,
+            dim=action.shape[0],
+            inputs=[self.p, *self._fields(prev, state, action)],
+            outputs=list(outputs),
+            adj_inputs=[self.params(), *self._fields(*adj)],
+            adj_outputs=[adj_obs, adj_reward, None, None],
+            device=action.device,
+            adjoint=True,
+        )
+
+    def _fields(self, prev: State, state: State, action: wp.array) -> list[wp.array]:
+        """Return the arrays that the kernel reads, in its order."""
+        arrays = {"action": action}
+        for field in STATE_FIELDS:
+            arrays[field] = getattr(state, field)
+            arrays[f"{field}_prev"] = getattr(prev, field)
+        return [arrays[field] for field in self.reads]

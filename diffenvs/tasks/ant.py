@@ -1,0 +1,125 @@
+"""DiffAnt-v0: a four-legged robot runs along x. The task is that of Gymnasium's Ant-v5.
+
+Action (8): torques of hip_4, ankle_4, hip_1, ankle_1, hip_2, ankle_2, hip_3, ankle_3, in units of
+150 N m, in [-1, 1]. The motors clamp what lies outside; the control cost does not.
+
+Observation (27):
+
+    0      height of the torso                                  m
+    1:5    orientation of the torso, quaternion (w, x, y, z)
+    5:13   hip_1, ankle_1, hip_2, ankle_2, hip_3, ..., ankle_4  rad
+    13:16  velocity of the torso, world axes                    m/s
+    16:19  angular velocity of the torso, its own axes          rad/s
+    19:27  joint velocities, in the order of 5:13               rad/s
+
+`exclude_current_positions_from_observation=False` puts x and y (m) in front.
+
+Reward: reward_forward (x velocity of the torso over the step, m/s, times forward_reward_weight)
++ reward_survive (healthy_reward while healthy) + reward_ctrl (-ctrl_cost_weight * |action|^2).
+Terminates when unhealthy: a number of the state is not finite, or the height is outside
+healthy_z_range (m). Start: the reference configuration plus U(-1, 1) on qpos and N(0, 1) on qvel,
+times reset_noise_scale. An episode is truncated after 1000 steps of 0.05 s.
+
+Differences from Ant-v5. The integrator is implicitfast (one force evaluation per 0.01 s instead of
+the four of RK4; integrator="euler" is the other choice). Velocity and health are those of the
+state after the step, where Ant-v5 takes the x velocity from kinematics that are one stage old.
+Contact forces are in neither the observation nor the reward, so observation has 27 entries, not
+105. No gradient: the survive reward and termination are steps; beyond [-1, 1] an action reaches
+the reward through its cost only.
+"""
+
+import warp as wp
+
+from diffenvs.task import Task
+
+
+@wp.struct
+class AntParams:
+    """Parameters of the reward and of termination."""
+
+    dt: float  # s
+    forward_reward_weight: float  # per m/s
+    ctrl_cost_weight: float
+    healthy_reward: float
+    healthy_z_range: wp.vec2  # m
+    terminate_when_unhealthy: wp.bool
+    exclude_current_positions_from_observation: wp.bool
+
+
+@wp.kernel
+def ant_outputs(
+    p: AntParams,
+    # In:
+    qpos_prev_in: wp.array2d[float],
+    qpos_in: wp.array2d[float],
+    qvel_in: wp.array2d[float],
+    action_in: wp.array2d[float],
+    # Out:
+    obs_out: wp.array2d[float],
+    reward_out: wp.array[float],
+    terminated_out: wp.array[wp.bool],
+    info_out: wp.array2d[float],
+):
+    """Observation, reward, termination and info of one step."""
+    world = wp.tid()
+    nq = qpos_in.shape[1]
+    skip = wp.where(p.exclude_current_positions_from_observation, 2, 0)
+    healthy = bool(True)
+    for i in range(nq):
+        healthy = healthy and wp.isfinite(qpos_in[world, i])
+        if i >= skip:
+            obs_out[world, i - skip] = qpos_in[world, i]
+    for i in range(qvel_in.shape[1]):
+        healthy = healthy and wp.isfinite(qvel_in[world, i])
+        obs_out[world, nq - skip + i] = qvel_in[world, i]
+    height = qpos_in[world, 2]
+    healthy = healthy and height >= p.healthy_z_range[0] and height <= p.healthy_z_range[1]
+
+    x_velocity = (qpos_in[world, 0] - qpos_prev_in[world, 0]) / p.dt
+    y_velocity = (qpos_in[world, 1] - qpos_prev_in[world, 1]) / p.dt
+    effort = float(0.0)
+    for i in range(action_in.shape[1]):
+        effort += action_in[world, i] * action_in[world, i]
+
+    forward = p.forward_reward_weight * x_velocity
+    survive = wp.where(healthy, p.healthy_reward, 0.0)
+    ctrl = -p.ctrl_cost_weight * effort
+    reward_out[world] = forward + survive + ctrl
+    terminated_out[world] = p.terminate_when_unhealthy and not healthy
+
+    info_out[world, 0] = qpos_in[world, 0]
+    info_out[world, 1] = qpos_in[world, 1]
+    info_out[world, 2] = wp.length(wp.vec2(qpos_in[world, 0], qpos_in[world, 1]))
+    info_out[world, 3] = x_velocity
+    info_out[world, 4] = y_velocity
+    info_out[world, 5] = forward
+    info_out[world, 6] = ctrl
+    info_out[world, 7] = survive
+
+
+class Ant(Task):
+    """See the module docstring."""
+
+    xml = "ant.xml"
+    frame_skip = 5
+    kernel = ant_outputs
+    params = AntParams
+    skipped_qpos = 2
+    state_info = ("x_position", "y_position", "distance_from_origin")
+    step_info = ("x_velocity", "y_velocity", "reward_forward", "reward_ctrl", "reward_survive")
+    reset_noise = ("uniform", "normal")
+    camera = {"distance": 4.0, "trackbodyid": 1, "type": 1}
+    defaults = {
+        "forward_reward_weight": 1.0,
+        "ctrl_cost_weight": 0.5,
+        "healthy_reward": 1.0,
+        "healthy_z_range": (0.2, 1.0),
+        "terminate_when_unhealthy": True,
+        "exclude_current_positions_from_observation": True,
+        "reset_noise_scale": 0.1,
+    }
+    refused = {
+        "include_cfrc_ext_in_observation": (False, "contact forces have no adjoint yet"),
+        "contact_cost_weight": (0.0, "contact forces have no adjoint yet"),
+        "main_body": (1, "the velocity is that of the torso"),
+    }

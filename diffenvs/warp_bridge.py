@@ -1,0 +1,122 @@
+"""Warp arrays in and out: a recorded step puts its adjoint on the active `wp.Tape`.
+
+Every step returns fresh arrays; those of a recorded step, and the state after it, require
+gradients. `tape.backward()` reads their `.grad`, adds to the `.grad` of the action and of the state
+before the step, and so goes back through any mix of steps and of the user's own kernels.
+"""
+
+from __future__ import annotations
+
+from contextlib import nullcontext
+from typing import Any
+
+import warp as wp
+
+from diffenvs import env_kernels as kernels
+from diffenvs.numpy_bridge import EnvState
+from diffenvs.physics.tape import active_tape, paused_tape
+from diffenvs.rollout import Rollout, Ticket
+
+
+class WarpBridge:
+    """See `diffenvs.numpy_bridge` for what a bridge is."""
+
+    def __init__(self, rollout: Rollout) -> None:
+        self.rollout = rollout
+        self.name = rollout.task.name
+        self._state: EnvState | None = None
+
+    def stream(self) -> Any:
+        """Context in which Warp uses the user's stream: its own current one."""
+        return nullcontext()
+
+    def read(self, array: wp.array, requires_grad: bool = False) -> wp.array:
+        """Copy an array."""
+        with paused_tape():
+            return wp.clone(array, requires_grad=requires_grad)
+
+    def step(self, actions: Any, record: bool) -> tuple[wp.array, wp.array, wp.array]:
+        """Step; return obs, reward and final_obs."""
+        self._check(actions)
+        rollout, out = self.rollout, self.rollout.step_out
+        before = self.state() if record else None
+        tape = active_tape()
+        with paused_tape():
+            ticket = rollout.grad_step(actions) if record else rollout.step(actions)
+            obs, reward, final_obs = (
+                self.read(a, record) for a in (rollout.obs, out.reward, out.obs)
+            )
+            self._state = self._read_state(record)
+        if tape is not None and ticket is not None and before is not None:
+            after = self._state
+            outputs = (obs, reward, final_obs, after)
+            arrays = (actions, *before, *after, obs, reward, final_obs)
+            tape.record_func(
+                lambda: self._backward(ticket, (actions, before), outputs),
+                [a for a in arrays if a.requires_grad and a.size],
+            )
+        return obs, reward, final_obs
+
+    def _check(self, actions: Any) -> None:
+        """Refuse what is not a batch of actions on the device of the worlds."""
+        shape = (self.rollout.num_envs, self.rollout.physics.nu)
+        wanted = f"a wp.array of float32 with the shape {shape} on {self.rollout.device}"
+        if not isinstance(actions, wp.array):
+            raise TypeError(f"{self.name}: actions are {wanted}, not {type(actions)}")
+        if actions.dtype is not wp.float32:
+            raise TypeError(f"{self.name}: actions are {wanted}, not of dtype {actions.dtype}")
+        if actions.shape != shape:
+            raise ValueError(f"{self.name}: actions are {wanted}, not of shape {actions.shape}")
+        if actions.device != self.rollout.device:
+            raise ValueError(f"{self.name}: actions are {wanted}, not on {actions.device}")
+
+    def _backward(self, ticket: Ticket, inputs: Any, outputs: Any) -> None:
+        """Run the adjoint of one step between `.grad` arrays."""
+        adj = self.rollout.adj
+        actions, before = inputs
+        obs, reward, final_obs, after = outputs
+        targets = (adj.obs, adj.reward, adj.final_obs, *_state_fields(adj.next_state))
+        for array, target in zip((obs, reward, final_obs, *after), targets, strict=True):
+            if target.size:
+                wp.copy(target, array.grad)
+        self.rollout.backward(ticket)
+        sources = (adj.action, *_state_fields(adj.state))
+        for array, source in zip((actions, *before), sources, strict=True):
+            if array.requires_grad and source.size:
+                wp.launch(
+                    kernels.accumulate,
+                    dim=source.shape,
+                    inputs=[source],
+                    outputs=[array.grad],
+                    device=source.device,
+                    record_tape=False,
+                )
+
+    def state(self) -> EnvState:
+        """The present state, as arrays that require gradients."""
+        if self._state is None:
+            self._state = self._read_state(requires_grad=True)
+        return self._state
+
+    def _read_state(self, requires_grad: bool) -> EnvState:
+        return EnvState(*(self.read(a, requires_grad) for a in _state_fields(self.rollout.state)))
+
+    def set_state(self, qpos: Any, qvel: Any, act: Any) -> None:
+        """Put the worlds into a state."""
+        with paused_tape():
+            self.rollout.set_state(qpos, qvel, act)
+        self.begin()
+
+    def begin(self) -> None:
+        """All worlds are fresh."""
+        self._state = None
+
+    def reset(self, mask: Any) -> wp.array:
+        """Some worlds are fresh, and the window begins anew; return the observations."""
+        self.rollout.detach()
+        self.begin()
+        return self.read(self.rollout.obs)
+
+
+def _state_fields(state: Any) -> tuple[wp.array, wp.array, wp.array]:
+    return state.qpos, state.qvel, state.act
