@@ -57,6 +57,8 @@ class Transition(NamedTuple):
     A: np.ndarray  # (2 nv + na, 2 nv + na)
     B: np.ndarray  # (2 nv + na, nu)
     kink: bool  # a perturbed run had other active constraints or clamps than the state itself
+    qpos: np.ndarray  # (nq,): the state after the step
+    qvel: np.ndarray  # (nv,)
     others: tuple[np.ndarray, ...]  # [A B] with a ten times wider and a ten times narrower step
     nv: int
     na: int
@@ -113,7 +115,7 @@ def transition(
     data.qpos[:], data.qvel[:], data.act[:], data.ctrl[:] = start
     mujoco.mj_forward(mjm, data)
     warmstart = data.qacc.copy()
-    *_, base = _run(mjm, data, *start, warmstart, nstep)
+    qpos_next, qvel_next, _, base = _run(mjm, data, *start, warmstart, nstep)
     jacobians, kink = [], False
     for scale in _SCALES:
         columns = []
@@ -130,7 +132,14 @@ def transition(
     n = 2 * mjm.nv + mjm.na
     central = jacobians[0]
     return Transition(
-        central[:, :n], central[:, n:], kink, tuple(jacobians[1:]), int(mjm.nv), int(mjm.na)
+        A=central[:, :n],
+        B=central[:, n:],
+        kink=kink,
+        qpos=qpos_next,
+        qvel=qvel_next,
+        others=tuple(jacobians[1:]),
+        nv=int(mjm.nv),
+        na=int(mjm.na),
     )
 
 
