@@ -13,7 +13,7 @@ Out: `adj_qpos`, `adj_qvel`, `adj_ctrl`, accumulated:
     adj_ctrl += F_u (gear mu)  [+ h (gear w)(gear qacc_eff) g2 under implicitfast]
 
 A derivative with respect to a clamped quantity is zero. `implicit_damping` is the diagonal `E` of
-`integrator_vjp`, built from the same derivatives. Derivation: `DERIVATION.md`, section 4.
+`integrator_vjp`, built from the same derivatives. Derivation: `DERIVATION.md`, section 7.
 Not covered: activations, other transmissions, gains and biases (`check.py` refuses them).
 """
 

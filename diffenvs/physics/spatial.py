@@ -2,7 +2,7 @@
 
 Both are taken about one point `o` in world axes (here: the current centre of mass of the kinematic
 tree, held constant by the adjoint). `linear` is the velocity of the body point that coincides with
-`o`. `dot(wrench, twist)` is a power. Symbols and equations are those of `DERIVATION.md`, section 1.
+`o`. `dot(wrench, twist)` is a power. Symbols and equations are those of `DERIVATION.md`, section 0.
 """
 
 import warp as wp
