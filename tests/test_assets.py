@@ -56,13 +56,13 @@ def _numbers(model: mujoco.MjModel) -> dict[str, np.ndarray]:
     return {k: v for k, v in found.items() if v.dtype.kind in "biuf"}
 
 
-def _differences(ours: mujoco.MjModel, theirs: mujoco.MjModel) -> list[str]:
+def _differences(a: dict[str, np.ndarray], b: dict[str, np.ndarray]) -> list[str]:
     """Names of the fields in which two models differ, beyond the rounding of their compilers."""
-    a, b = _numbers(ours), _numbers(theirs)
     assert a.keys() == b.keys()
+    different = [field for field in a if not np.array_equal(a[field], b[field])]
     return [
         field
-        for field in a
+        for field in different
         if a[field].shape != b[field].shape
         or not np.allclose(a[field], b[field], rtol=1e-9, atol=1e-12)
     ]
@@ -75,7 +75,7 @@ def _names(model: mujoco.MjModel, kind: str) -> list[str]:
 @pytest.mark.parametrize("name", SHARED)
 def test_numbers_vs_gymnasium(name, theirs):
     """The compiled models agree in every number of the physics but the integrator."""
-    assert _differences(_ours(name), theirs(name)) == ["opt.integrator"]
+    assert _differences(_numbers(_ours(name)), _numbers(theirs(name))) == ["opt.integrator"]
 
 
 @pytest.mark.parametrize("name", SHARED)
@@ -95,9 +95,10 @@ def test_names_vs_gymnasium(name, theirs):
 def test_comparison_sees_every_field(name):
     """A change of one entry of any compared array or option is reported, and nothing else is."""
     model = _ours(name)
-    assert _differences(model, copy.copy(model)) == []
+    numbers = _numbers(model)
+    assert _differences(_numbers(copy.copy(model)), numbers) == []
     seen = set()
-    for field, value in _numbers(model).items():
+    for field, value in numbers.items():
         part, _, last = field.rpartition(".")
         if value.size == 0 or not (part or value.ndim):
             continue  # empty, or a size of the model, which cannot be written
@@ -109,7 +110,7 @@ def test_comparison_sees_every_field(name):
             assert np.shares_memory(entries, getattr(owner, last))
         else:
             setattr(owner, last, type(getattr(owner, last))(value * 1.001 + 1))
-        assert _differences(changed, model) == [field]
+        assert _differences(_numbers(changed), numbers) == [field]
         seen.add(field)
     # Fields without which the comparison would be worth little.
     assert seen >= set(
@@ -141,7 +142,7 @@ def test_comparison_sees_an_edit(name, old, new, field, theirs):
     text = ASSETS.joinpath(name).read_text()
     assert text.count(old) == 1
     edited = mujoco.MjModel.from_xml_string(text.replace(old, new))
-    assert field in _differences(edited, theirs(name))
+    assert field in _differences(_numbers(edited), _numbers(theirs(name)))
 
 
 @pytest.mark.parametrize("name", ALL)
