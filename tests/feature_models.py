@@ -16,7 +16,7 @@ Where possible one model holds several features, so that few shapes of kernels a
 import mujoco
 import numpy as np
 
-from diffenvs.physics.finite_diff import States, contact_rich_states
+from diffenvs.physics.finite_diff import States, contact_rich_states, has_steep_capsule
 
 INTEGRATORS = {
     "euler": mujoco.mjtIntegrator.mjINT_EULER,
@@ -77,7 +77,7 @@ ARM = f"""
     <general joint="wrist" gaintype="affine" gainprm="4 1 0.5" biastype="affine"
              biasprm="0.3 -5 -0.4"/>
     <general joint="wrist" gaintype="fixed" gainprm="3" forcerange="-1.5 1.5" gear="-2"/>
-    <general joint="swing" gaintype="affine" gainprm="2 0.5 0.3" biastype="none"
+    <general joint="swing" gaintype="affine" gainprm="2 0.5" biastype="none"
              ctrlrange="-0.6 0.8"/>
   </actuator>
 </mujoco>"""
@@ -157,8 +157,9 @@ def crawler(segments: int) -> str:
         <body pos="0.02 {sign * 0.12} 0">
           <joint name="knee{i}{side}" axis="1 0.1 0" range="-0.6 0.6" damping="0.2" stiffness="6"
                  armature="0.02"/>
-          <geom class="tip" type="capsule" fromto="0 0 0 0.01 {sign * 0.03} -0.16" size="0.025"
+          <geom class="ghost" type="capsule" fromto="0 0 0 0.01 {sign * 0.03} -0.13" size="0.02"
                 mass="0.2"/>
+          <geom class="tip" type="sphere" pos="0.01 {sign * 0.03} -0.16" size="0.03" mass="0.05"/>
         </body>
       </body>"""
             for side, sign in (("l", 1), ("r", -1))
@@ -227,8 +228,8 @@ def states(mjm: mujoco.MjModel, n: int, seed: int = 0) -> States:
     """Sample n states of a feature model, contacts in at least half of them.
 
     Crawlers are played with random controls. Otherwise joints are set at random, some past their
-    limits, and free bodies one by one where they touch what is there. Part of the controls exceed
-    their range.
+    limits, and free bodies one by one where they touch what is there; steep capsules are left out
+    (see `has_steep_capsule`). Part of the controls exceed their range.
     """
     rng = np.random.default_rng(seed)
     if mjm.nv > 32:
@@ -247,6 +248,8 @@ def states(mjm: mujoco.MjModel, n: int, seed: int = 0) -> States:
         data.ctrl[:] = rng.uniform(-1.3, 1.3, mjm.nu).astype(np.float32)
         mujoco.mj_forward(mjm, data)
         touching = data.ncon > 0 and data.contact.dist.min() > -0.03
+        if has_steep_capsule(mjm, data):
+            continue
         if touching or (data.ncon == 0 and len(rows) % 4 == 0):
             parts = (data.qpos, data.qvel, data.act, data.ctrl, data.qacc)
             rows.append([*(x.copy() for x in parts), data.ncon])

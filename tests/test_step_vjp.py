@@ -29,7 +29,7 @@ def load_gymnasium(name, integrator, cone):
 
 
 def tangent_map(mjm, qpos):
-    """d qpos / d tangent at qpos, (nq, nv): the columns of a rotation are half of quat * e_k."""
+    """Return d qpos / d tangent, (nq, nv); the columns of a rotation are half of quat * e_k."""
     jacobian = np.zeros((mjm.nq, mjm.nv))
     for kind, q, v in zip(mjm.jnt_type, mjm.jnt_qposadr, mjm.jnt_dofadr, strict=True):
         if kind == mujoco.mjtJoint.mjJNT_FREE.value:

@@ -286,11 +286,31 @@ def _joints_and_actuators(mjm: mujoco.MjModel) -> Iterator[str]:
                 f"{_name(mjm, 'actuator', i)} drives {joint}, which is free or ball: "
                 "drive hinge or slide joints"
             )
+        if _reads_unclamped_ctrl(mjm, i):
+            yield (
+                f"{_name(mjm, 'actuator', i)} has a velocity gain and a ctrlrange under "
+                "implicitfast, where mujoco_warp takes the gain at the unclamped control: set "
+                "integrator to Euler, gainprm[2] to 0 or ctrllimited to false"
+            )
         if mjm.actuator_group[i] in range(31) and disabled >> int(mjm.actuator_group[i]) & 1:
             yield (
                 f"{_name(mjm, 'actuator', i)} is disabled by option actuatorgroupdisable, which "
                 "mujoco_warp ignores: remove the actuator"
             )
+
+
+def _reads_unclamped_ctrl(mjm: mujoco.MjModel, i: int) -> bool:
+    """The one case where a step of mujoco_warp itself is not that of MuJoCo."""
+    affine = mjm.actuator_gaintype[i] == int(mujoco.mjtGain.mjGAIN_AFFINE)
+    clamped = not mjm.opt.disableflags & int(_DISABLE.mjDSBL_CLAMPCTRL)
+    ctrl = mjm.actuator_ctrladr[i] if mjm.actuator_ctrlnum[i] else 0
+    return bool(
+        mjm.opt.integrator == mujoco.mjtIntegrator.mjINT_IMPLICITFAST
+        and affine
+        and mjm.actuator_gainprm[i, 2]
+        and clamped
+        and mjm.actuator_ctrllimited[ctrl]
+    )
 
 
 def _contacts(mjm: mujoco.MjModel) -> Iterator[str]:
