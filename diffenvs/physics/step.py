@@ -341,7 +341,7 @@ def _sizes(mjm: mujoco.MjModel, m: mjw.Model) -> tuple[int, int]:
     geom = mujoco.mjtGeom
     per_pair = {
         (geom.mjGEOM_PLANE, geom.mjGEOM_CAPSULE): 2,
-        (geom.mjGEOM_PLANE, geom.mjGEOM_BOX): 4,
+        (geom.mjGEOM_PLANE, geom.mjGEOM_BOX): 8,
         (geom.mjGEOM_CAPSULE, geom.mjGEOM_CAPSULE): 2,
     }
     ncon = 0
