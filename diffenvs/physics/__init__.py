@@ -5,10 +5,8 @@ closed form; `linearize` gives the matrices of the discrete dynamics. The mathem
 `DERIVATION.md`.
 """
 
-from .check import UnsupportedFeature
-from .check import check_model
+from .check import UnsupportedFeature, check_model
 from .linearize import linearize
-from .step import Physics
-from .step import State
+from .step import Physics, State
 
 __all__ = ["Physics", "State", "UnsupportedFeature", "check_model", "linearize"]

@@ -1,12 +1,13 @@
 """Adjoint of the joint-space smooth forces: actuators, joint damping, joint springs.
 
-Forward, for actuator `k` on a hinge or slide joint with `gear` (its moment, so length `L = gear qpos`,
-velocity `V = gear qvel`) and the clamped control `u`:
+Forward, for actuator `k` on a hinge or slide joint with `gear` (its moment, so length `L = gear
+qpos`, velocity `V = gear qvel`) and the clamped control `u`:
 
     force = (g0 + g1 L + g2 V) u + b0 + b1 L + b2 V,   clamped to `forcerange`
     qfrc[dof] += gear * force - damping * qvel - stiffness * (qpos - qpos_spring)
 
-In:  `mu` (nv), the solution of `H mu = adj_qacc`; with an implicit integrator also the pair `w`, `z`.
+In:  `mu` (nv), the solution of `H mu = adj_qacc`; with an implicit integrator also the pair `w`,
+     `z`.
 Out: `adj_qpos`, `adj_qvel`, `adj_ctrl`, accumulated:
 
     adj_qpos += F_L (gear mu) gear - stiffness mu;   adj_qvel += F_V (gear mu) gear - damping mu

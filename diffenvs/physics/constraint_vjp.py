@@ -7,7 +7,8 @@ Forward, for a row with Jacobian `J`, position `pos` beyond its margin and veloc
 with stiffness `k`, damping `b` and impedance `I(pos)` from solref and solimp. With `y = J mu` and
 `g = D y` on an active row, three coefficients carry everything (`f` is the force):
 
-    of J mu: -f;   of J qacc: g;   of J qvel: b g;   of pos: kappa = k (I + I' pos) g - y f I' / (I (1 - I))
+    of J mu: -f;   of J qacc: g;   of J qvel: b g
+    of pos: kappa = k (I + I' pos) g - y f I' / (I (1 - I))
 
 In:  the record's `D`, `force`, `Jaref`, and `mu`.
 Out: `adj_qpos`, `adj_qvel`, accumulated; a joint limit has `J = +-1` (hinge, slide) or minus the
@@ -35,7 +36,7 @@ _MAXIMP = wp.constant(float(mujoco.mjMAXIMP))
 def kbip(
     disableflags: int, timestep: float, solref: wp.vec2, solimp: vec5, pos: float
 ) -> wp.vec4:
-    """(k, b, I, dI/dpos) of a row, from the definitions in MuJoCo's documentation of solref, solimp."""
+    """(k, b, I, dI/dpos) of a row, as MuJoCo documents solref and solimp."""
     timeconst = solref[0]
     dmin = wp.clamp(solimp[0], _MINIMP, _MAXIMP)
     dmax = wp.clamp(solimp[1], _MINIMP, _MAXIMP)
@@ -75,13 +76,13 @@ def kbip(
 
 @wp.func
 def kappa(p: wp.vec4, pos: float, g: float, yf: float) -> float:
-    """Cotangent of a row's position, from `kbip`; `yf` is the sum of `y f` over the rows that share D."""
+    """Cotangent of a row's position; `p` is `kbip`, `yf` the sum of `y f` of the rows sharing D."""
     return p[0] * (p[2] + p[3] * pos) * g - yf * p[3] / (p[2] * (1.0 - p[2]))
 
 
 @wp.func
 def _ball_limit_axis_vjp(axis: wp.vec3, angle: float, l: wp.vec3) -> wp.vec3:
-    """`(d axis / d rotation)^T l` of the rotation vector `angle * axis` under a body-frame rotation."""
+    """`(d axis / d rotation)^T l` for the rotation vector `angle * axis`, body-frame rotation."""
     # Jr^-1(r) = 1 + [r]/2 + c [r]^2, c = (1 - (x/2) cot(x/2)) / x^2; the axis sees its transpose
     t = (l - axis * wp.dot(axis, l)) / angle
     r = angle * axis

@@ -1,35 +1,32 @@
 """Adjoint of contacts: their rows, their point and their frame.
 
-A contact has rows in the basis of its frame `(n, e2, e3)`: three of the relative velocity of the two
-bodies at the contact point, then three of the relative rotation. A pyramidal cone combines them
-(`row = n +- friction_k * e_k`), an elliptic cone takes them as they are. Per row the coefficients of
-`constraint_vjp` are known once `y = J mu` is; `y` is read off the bodies' twists, no Jacobian needed.
+A contact has rows in the basis of its frame `(n, e2, e3)`: three of the relative velocity of the
+two bodies at the contact point, then three of the relative rotation. A pyramidal cone combines
+them (`row = n +- friction_k * e_k`), an elliptic cone takes them as they are. Per row the
+coefficients of `constraint_vjp` are known once `y = J mu` is; `y` is read off the bodies' twists,
+no Jacobian needed.
 
-In:  the bodies' fields `mu`, `a`, `v` (`tree_vjp`), the record's contact list, `D`, `force`, `Jaref`.
-Out: `x_mu, x_a, x_v, y` of both bodies, accumulated. With world force `F_f` and torque `T_f` of each
-     field `f` and the relative twist `d_f = f_2 - f_1`:
+In:  the bodies' fields `mu`, `a`, `v` (`tree_vjp`), the record's contact list, `D`, `force`,
+     `Jaref`.
+Out: `x_mu, x_a, x_v, y` of both bodies, accumulated. With world force `F_f` and torque `T_f` of
+     each field `f` and the relative twist `d_f = f_2 - f_1`:
 
     x_f of body 2 += wrench(p, F_f, T_f), body 1 the opposite
     y   of body 2 += sum_f f_2 x* wrench + kappa n at p + geometry_2, body 1 likewise
     P = sum_f F_f x d_f.ang               cotangent of the contact point
     N = sum_f F_f x d_f(p) + T_f x d_f.ang   cotangent of a rotation of the frame
 
-`geometry` is the adjoint of how point and frame follow the two bodies. Each geom is a core (a point,
-or a line for the side of a capsule) with a rounding radius; the cases are plane-point, point-point,
-point-line, line-point and line-line. Derivation: `DERIVATION.md`, sections 1, 3 and 4. Not covered:
-other geoms (`check.py` refuses them), solreffriction, surface velocity, adhesion.
+`geometry` is the adjoint of how point and frame follow the two bodies. Each geom is a core (a
+point, or a line for the side of a capsule) with a rounding radius; the cases are plane-point,
+point-point, point-line, line-point and line-line. Derivation: `DERIVATION.md`, sections 1, 3 and
+4. Not covered: other geoms (`check.py` refuses them), solreffriction, surface velocity, adhesion.
 """
 
 import mujoco
 import warp as wp
 
-from .constraint_vjp import kappa
-from .constraint_vjp import kbip
-from .spatial import ang
-from .spatial import force_cross
-from .spatial import vec5
-from .spatial import velocity_at
-from .spatial import wrench
+from .constraint_vjp import kappa, kbip
+from .spatial import ang, force_cross, vec5, velocity_at, wrench
 
 wp.set_module_options({"enable_backward": False})
 
@@ -82,7 +79,7 @@ def _pyramidal_rows(
     p: wp.vec4,
     pos: float,
 ) -> _Rows:
-    """Rows `n +- friction_k e_k`, each active where its residual is negative (dim 1: the normal)."""
+    """Rows `n +- friction_k e_k`, active where the residual is negative (dim 1: the normal)."""
     rows = _Rows()
     nrow = wp.max(1, 2 * (dim - 1))
     for i in range(nrow):
@@ -253,7 +250,7 @@ def _pair_vjp(
 def _plane_vjp(
     s2: _Side, is_capsule: bool, n: wp.vec3, e2: wp.vec3, e3: wp.vec3, P: wp.vec3, N: wp.vec3
 ) -> _Geometry:
-    """A static plane against a point: the normal is constant; a capsule may turn the frame about it."""
+    """A static plane and a point: the normal is constant; a capsule may turn the frame about it."""
     out = _Geometry()
     out.force2 = P - 0.5 * wp.dot(n, P) * n
     if is_capsule:
@@ -305,7 +302,7 @@ def _contact_vjp(
     x_v_io: wp.array2d[wp.spatial_vector],
     y_io: wp.array2d[wp.spatial_vector],
 ):
-    """The contacts of one world in the order of their rows, one world per thread: repeatable sums."""
+    """Contacts in the order of their rows, one world per thread: repeatable sums."""
     worldid = wp.tid()
     h = opt_timestep[worldid % opt_timestep.shape[0]]
     nefc = wp.min(nefc_in[worldid], Jaref_in.shape[1])

@@ -11,18 +11,19 @@ free body under implicitfast, where the velocity derivative of the gyroscopic fo
 block (which is then not symmetric).
 
 In:  `adj_qpos_next` (tangent, nv), `adj_qvel_next`.
-Out: `adj_qpos`, `adj_qvel` (direct parts), `w` with `(M + h E)^T w = h adj_qvel_next'`, the cotangent
-     `adj_qacc = M w = h adj_qvel_next' - h E^T w`, and `z = qacc - qacc_eff` from `(M + h E) z = h E qacc`.
+Out: `adj_qpos`, `adj_qvel` (direct parts), `w` with `(M + h E)^T w = h adj_qvel_next'`, the
+     cotangent `adj_qacc = M w = h adj_qvel_next' - h E^T w`, and `z = qacc - qacc_eff` from `(M +
+     h E) z = h E qacc`.
 
-The pair `(w, z)` carries the derivative of `M` in the linear system, `+ w^T dM z`; it is added to the
-sweep of `tree_vjp`. Derivation: `DERIVATION.md`, section 6. Not covered: RK4, implicit, discrete.
+The pair `(w, z)` carries the derivative of `M` in the linear system, `+ w^T dM z`; it is added to
+the sweep of `tree_vjp`. Derivation: `DERIVATION.md`, section 6. Not covered: RK4, implicit,
+discrete.
 """
 
 import mujoco
 import warp as wp
 
-from .spatial import right_jacobian_transposed
-from .spatial import rotate_by
+from .spatial import right_jacobian_transposed, rotate_by
 
 wp.set_module_options({"enable_backward": False})
 
@@ -190,7 +191,7 @@ def _free_body_vjp(
     adj_qpos_io: wp.array2d[float],
     adj_qvel_io: wp.array2d[float],
 ):
-    """implicitfast, a tree that is one free body: E = diag(implicit) + d(gyroscopic force)/d(qvel)."""
+    """A tree that is one free body, implicitfast: E = diag(implicit) + d(gyroscopic force)/dv."""
     worldid, freeid = wp.tid()
     bodyid = body_freeadr[freeid]
     adr = body_dofadr[bodyid]

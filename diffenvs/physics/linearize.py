@@ -118,10 +118,10 @@ def linearize(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Linearizes one physics step about n states at once, exactly (no finite differences).
 
-    With `x = (dq, qvel, act)`, `dq` the tangent displacement of `qpos` (world translation and body-frame
-    rotation for free joints), the step is `dx_next = A dx + B dctrl`, the convention of
-    `mujoco.mjd_transitionFD`. The graphs of the last few (model, n, device) are kept, so that calls in a loop
-    only replay.
+    With `x = (dq, qvel, act)`, `dq` the tangent displacement of `qpos` (world translation and
+    body-frame rotation for free joints), the step is `dx_next = A dx + B dctrl`, the convention of
+    `mujoco.mjd_transitionFD`. The graphs of the last few (model, n, device) are kept, so that calls
+    in a loop only replay.
 
     Args:
         mjm: the compiled model.
@@ -142,11 +142,17 @@ def linearize(
     """
     n = np.shape(qpos)[0] if np.ndim(qpos) == 2 else 0
     act = np.zeros((n, mjm.na)) if act is None else act
-    given = {"qpos": (qpos, mjm.nq), "qvel": (qvel, mjm.nv), "ctrl": (ctrl, mjm.nu), "act": (act, mjm.na)}
+    given = {
+        "qpos": (qpos, mjm.nq),
+        "qvel": (qvel, mjm.nv),
+        "ctrl": (ctrl, mjm.nu),
+        "act": (act, mjm.na),
+    }
     for name, (values, width) in given.items():
         if n == 0 or np.shape(values) != (n, width):
             raise ValueError(
-                f"linearize: {name} has shape {np.shape(values)}; it must be (n, {width}) with the same n >= 1"
+                f"linearize: {name} has shape {np.shape(values)}; it must be (n, {width}), with"
+                " the same n >= 1 for all"
             )
         if not np.all(np.isfinite(values)):
             raise ValueError(f"linearize: {name} is not finite")

@@ -1,8 +1,8 @@
 """What one physics step retains for its adjoint.
 
-A record is a view of the simulator's `Data` per substep: the arrays named here belong to the record,
-all others are scratch that the next step overwrites. The simulator writes straight into the record,
-so that retaining costs no copies.
+A record is a view of the simulator's `Data` per substep: the arrays named here belong to the
+record, all others are scratch that the next step overwrites. The simulator writes straight into
+the record, so that retaining costs no copies.
 """
 
 import dataclasses

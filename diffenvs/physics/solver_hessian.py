@@ -7,9 +7,9 @@ solver on a workspace whose Hessian `h`, Cholesky factor `hfactor` (nv > 32 only
     H = M + J^T D_active J  (+ the curvature of elliptic cones that slide).
 
 With pyramidal cones the solver updates `h` row by row as rows become active or inactive. Taking a
-stiff row out again leaves the rounding error of that row behind, which can exceed the inertia of a
-light body. `_hessian_error` finds such worlds on the device, by the diagonal that `M` and the active
-rows must give, and `h` is assembled anew in those worlds alone.
+stiff row out again leaves the rounding error of that row behind, which can exceed the inertia of
+a light body. `_hessian_error` finds such worlds on the device, by the diagonal that `M` and the
+active rows must give, and `h` is assembled anew in those worlds alone.
 """
 
 import dataclasses
@@ -92,7 +92,7 @@ def solve_and_retain(
     solver_hfactor: wp.array,
     solver_Jaref: wp.array,
 ) -> None:
-    """Solves for `d.qacc` like `mujoco_warp.solve`; h, hfactor and Jaref are left in the given arrays."""
+    """Like `solve`, with h, hfactor and Jaref left in the given arrays."""
     ctx = dataclasses.replace(ctx, h=solver_h, hfactor=solver_hfactor, Jaref=solver_Jaref)
     solver._solve(m, d, ctx)
     if not solver._use_incremental(m):

@@ -9,19 +9,11 @@ import mujoco_warp as mjw
 import numpy as np
 import warp as wp
 
-from . import solver_hessian
-from . import tangent
+from . import solver_hessian, tangent
 from .check import check_model
-from .record import Record
-from .record import Substep
-from .record import make_substep
-from .tape import StagedStep
-from .tape import TapedStep
-from .tape import active_tape
-from .tape import paused_tape
-from .vjp import Flags
-from .vjp import Workspace
-from .vjp import substep_vjp
+from .record import Record, Substep, make_substep
+from .tape import StagedStep, TapedStep, active_tape, paused_tape
+from .vjp import Flags, Workspace, substep_vjp
 
 _OVERFLOW = {
     mjw.OverflowType.NEFC: "constraint rows do not fit; raise njmax (now {p.d.njmax} per world)",
@@ -43,8 +35,8 @@ class State:
         qpos: positions, (nworld, nq).
         qvel: velocities, (nworld, nv).
         act: actuator activations, (nworld, na).
-        qacc_warmstart: where the solver starts, (nworld, nv). The solver converges from anywhere, so
-            it carries no gradient; it is part of the state because it decides the last bits.
+        qacc_warmstart: where the solver starts, (nworld, nv). The solver converges from anywhere,
+            so it carries no gradient; it is part of the state because it decides the last bits.
     """
 
     qpos: wp.array
@@ -65,7 +57,7 @@ class Physics:
     """Batched differentiable physics of one model on stock mujoco_warp.
 
     Args:
-        mjm: the compiled model. Gravity, options and all figures are taken from it; it is not changed.
+        mjm: the compiled model; it is not changed.
         nworld: number of worlds.
         device: a Warp device or its name; None takes Warp's preferred device.
         nstep: physics steps per call of `step` with the control held (frame skip).
@@ -214,7 +206,7 @@ class Physics:
         seed: Callable[[wp.array, wp.array], None],
         result: Callable[[wp.array, wp.array], None],
     ) -> None:
-        """The adjoint of a recorded step with cotangents of qpos in tangent coordinates, (nworld, nv).
+        """The adjoint of a recorded step, cotangents of qpos in tangent form, (nworld, nv).
 
         Args:
             record: filled by `launch_step`.
@@ -264,8 +256,8 @@ class Physics:
     def step(self, state: State, ctrl: wp.array) -> State:
         """Advances all worlds by `nstep` physics steps, as a replayed graph.
 
-        On an active `wp.Tape` the step records its adjoint, so `tape.backward()` accumulates into the
-        gradients of `state.qpos`, `state.qvel`, `state.act` and `ctrl` where these require one.
+        On an active `wp.Tape` the step records its adjoint, so `tape.backward()` accumulates into
+        the gradients of `state.qpos`, `state.qvel`, `state.act` and `ctrl` that require one.
 
         Args:
             state: the state before; not changed.
@@ -305,11 +297,12 @@ class Physics:
         for name, (array, width) in expected.items():
             shape = (self.nworld, width)
             if not isinstance(array, wp.array):
-                raise ValueError(f"Physics.step: {name} is a {type(array).__name__}, not a wp.array")
+                kind = type(array).__name__
+                raise ValueError(f"Physics.step: {name} is a {kind}, not a wp.array")
             if array.shape != shape or array.dtype != wp.float32 or array.device != self.device:
                 raise ValueError(
-                    f"Physics.step: {name} is {array.dtype.__name__} {array.shape} on {array.device};"
-                    f" it must be float32 {shape} on {self.device}"
+                    f"Physics.step: {name} is {array.dtype.__name__} {array.shape} on"
+                    f" {array.device}; it must be float32 {shape} on {self.device}"
                 )
 
 

@@ -1,8 +1,8 @@
 """Cotangents of qpos in its two forms.
 
 Inside the adjoint a cotangent of `qpos` is tangent, of size nv: free and ball joints have three
-rotations in the body frame (MuJoCo's convention, `mj_differentiatePos`). Outside, as the gradient of
-an array, it has the shape of `qpos`. For a quaternion `q` of any norm, read through `q / |q|`:
+rotations in the body frame (MuJoCo's convention, `mj_differentiatePos`). Outside, as the gradient
+of an array, it has the shape of `qpos`. For a quaternion `q` of any norm, read through `q / |q|`:
 
     tangent from gradient:  l = (1/2) E(q)^T g        gradient from tangent:  g = 2 E(q) l / |q|^2
 

@@ -1,4 +1,4 @@
-"""Steps on a `wp.Tape`: staged memory with captured graphs, handed back when the tape lets go of it.
+"""Steps on a `wp.Tape`: staged memory with captured graphs, handed back with the tape.
 
 A graph works on fixed memory, a functional step on the caller's arrays. So a step copies its inputs
 in, replays, and copies its outputs out. A step that is recorded owns a `Record` until its tape is
@@ -12,8 +12,7 @@ from typing import TYPE_CHECKING
 import warp as wp
 
 if TYPE_CHECKING:
-    from .step import Physics
-    from .step import State
+    from .step import Physics, State
 
 wp.set_module_options({"enable_backward": False})
 
@@ -50,20 +49,19 @@ class StagedStep:
 
     def __init__(self, physics: "Physics", recorded: bool):
         self._physics = physics
-        self._record = physics.make_record() if recorded else None
+        record = physics.make_record() if recorded else None
         self._state, self._state_out = physics.make_state(), physics.make_state()
         self._ctrl = wp.zeros((physics.nworld, physics.nu), dtype=float, device=physics.device)
         self._graph = self._capture(
-            lambda: physics.launch_step(self._state, self._ctrl, self._state_out, self._record)
+            lambda: physics.launch_step(self._state, self._ctrl, self._state_out, record)
         )
         self._adjoint_graph = None
-        if self._record is not None:
+        if record is not None:
             self._adj_state, self._adj_state_out = physics.make_state(), physics.make_state()
             self._adj_ctrl = wp.zeros_like(self._ctrl)
-            self._record.filled = True
             self._adjoint_graph = self._capture(
                 lambda: physics.launch_step_vjp(
-                    self._record, self._adj_state_out, self._adj_state, self._adj_ctrl
+                    record, self._adj_state_out, self._adj_state, self._adj_ctrl
                 )
             )
 

@@ -16,7 +16,8 @@ The pair `(w, z)` of an implicit integrator (`integrator_vjp`) leaves `x_w = -I 
 the motion axes `S = cdof` of each joint block (one dof, or the three rotations of a ball):
 
     x_v'     = x_v + (S qvel) x* x_b
-    adj_qpos = -S . [y - sum_{f in mu,a,b,w,z} f_in x* x_f - v_in x* x_v'];   adj_qvel = -S . [x_v - v_in x* x_b]
+    adj_qpos = -S . [y - sum_{f in mu,a,b,w,z} f_in x* x_f - v_in x* x_v']
+    adj_qvel = -S . [x_v - v_in x* x_b]
 
 where `f_in` is the field before the block. Derivation: `DERIVATION.md`, sections 2, 3 and 5.
 """
@@ -24,10 +25,7 @@ where `f_in` is the field before the block. Derivation: `DERIVATION.md`, section
 import mujoco
 import warp as wp
 
-from .spatial import force_cross
-from .spatial import inertia_mul
-from .spatial import motion_cross
-from .spatial import vec10
+from .spatial import force_cross, inertia_mul, motion_cross, vec10
 
 wp.set_module_options({"enable_backward": False})
 

@@ -12,11 +12,7 @@ import mujoco
 import mujoco_warp as mjw
 import warp as wp
 
-from . import actuator_vjp
-from . import constraint_vjp
-from . import contact_vjp
-from . import integrator_vjp
-from . import tree_vjp
+from . import actuator_vjp, constraint_vjp, contact_vjp, integrator_vjp, tree_vjp
 from .record import Substep
 from .solve_vjp import solve_vjp
 
@@ -59,7 +55,8 @@ class Flags:
             implicit_damping = implicit
         implicit_actuation = implicitfast and actuation and mjm.nu > 0
         free_bodies = implicitfast and implicit and nfree > 0
-        pair = bool((implicit_damping and mjm.dof_damping.any()) or implicit_actuation or free_bodies)
+        damped = implicit_damping and bool(mjm.dof_damping.any())
+        pair = damped or implicit_actuation or free_bodies
         return cls(
             implicitfast=implicitfast,
             elliptic=mjm.opt.cone == mujoco.mjtCone.mjCONE_ELLIPTIC,
@@ -76,18 +73,38 @@ class Flags:
 
 
 class Workspace:
-    """Scratch memory of the adjoint; shared by all records of one Physics."""
+    """Scratch memory of the adjoint; shared by all records of one Physics.
+
+    Attributes:
+        adj_qpos, adj_qvel: cotangents between substeps, in turn, (nworld, nv); qpos is tangent.
+        joint_*: joint vectors, (nworld, nv): `mu`, and the integrator's pair `w`, `z`.
+        mu, a, b, w, z: fields of the bodies; x_*: their cotangents; y: see `tree_vjp`.
+        system: view of Data whose M is the integrator's matrix.
+    """
+
+    mu: wp.array
+    a: wp.array
+    b: wp.array
+    w: wp.array
+    z: wp.array
+    x_mu: wp.array
+    x_a: wp.array
+    x_b: wp.array
+    x_v: wp.array
+    x_w: wp.array
+    x_z: wp.array
+    y: wp.array
 
     def __init__(self, m: mjw.Model, d: mjw.Data):
-        shape = (d.nworld, m.nv)
-        self.adj_qpos = [wp.zeros(shape, dtype=float) for _ in range(2)]  # tangent, in turn
-        self.adj_qvel = [wp.zeros(shape, dtype=float) for _ in range(2)]
-        self.rhs, self.rhs_z, self.implicit, self.adj_qacc, self.joint_mu, self.joint_w, self.joint_z = (
-            wp.zeros(shape, dtype=float) for _ in range(7)
-        )
+        def joint() -> wp.array:
+            return wp.zeros((d.nworld, m.nv), dtype=float)
+
+        self.adj_qpos = [joint(), joint()]
+        self.adj_qvel = [joint(), joint()]
+        self.rhs, self.rhs_z, self.implicit, self.adj_qacc = joint(), joint(), joint(), joint()
+        self.joint_mu, self.joint_w, self.joint_z = joint(), joint(), joint()
         for name in _FIELDS:
             setattr(self, name, wp.zeros((d.nworld, m.nbody), dtype=wp.spatial_vector))
-        # the integrator's system, in a view of Data that mujoco_warp factors and solves
         self.system = dataclasses.replace(
             d, M=wp.zeros_like(d.M), qLD=wp.zeros_like(d.qLD), qLDiagInv=wp.zeros_like(d.qLDiagInv)
         )
@@ -282,7 +299,9 @@ def _tree_vjp(m, flags: Flags, s: Substep, ws: Workspace, adj_qpos, adj_qvel) ->
     )
 
 
-def _joint_space_vjp(m, flags: Flags, s: Substep, ws: Workspace, adj_qpos, adj_qvel, adj_ctrl) -> None:
+def _joint_space_vjp(
+    m, flags: Flags, s: Substep, ws: Workspace, adj_qpos, adj_qvel, adj_ctrl
+) -> None:
     d = s.d
     wp.launch(
         constraint_vjp._limit_vjp,
