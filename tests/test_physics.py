@@ -34,7 +34,7 @@ def ant():
     """Ant with 24 contact-rich states, two physics steps a step."""
     mjm = load_gymnasium("ant", "implicitfast", "elliptic")
     states = fd.contact_rich_states(mjm, NUM_STATES, seed=0)
-    return Physics(mjm, NUM_STATES, "cpu", nstep=2), states
+    return Physics(mjm, NUM_STATES, nstep=2), states
 
 
 def _state(physics, states, requires_grad=False):
@@ -78,7 +78,7 @@ def test_tape_vs_chained_launches(ant):
     for u in controls:
         records.append(physics.make_record())
         out = physics.make_state()
-        physics.launch_step(x, wp.array(u, dtype=float, device="cpu"), out, records[-1])
+        physics.launch_step(x, wp.array(u, dtype=float, device=physics.device), out, records[-1])
         x = out
     adj_out, adj = physics.make_state(), physics.make_state()
     seed = np.zeros_like(x.qpos.numpy())
@@ -173,7 +173,7 @@ def test_recorded_step_equals_step_bit_for_bit(ant):
 def test_sweep_gives_back_the_joint_forces(ant):
     """S . x_mu is M a + c - J'f less the armature: a check of all signs, nothing differenced."""
     mjm, states = ant[0].mjm, ant[1]
-    physics = Physics(mjm, NUM_STATES, "cpu")
+    physics = Physics(mjm, NUM_STATES)
     state, ctrl = _state(physics, states)
     out, record = physics.make_state(), physics.make_record()
     physics.launch_step(state, ctrl, out, record)
@@ -200,7 +200,7 @@ def test_linearize_vs_transition_fd():
     """A and B of all worlds at once against mjd_transitionFD's convention, in float64."""
     mjm = load_gymnasium("ant", "implicitfast", "elliptic")
     states = fd.contact_rich_states(mjm, NUM_STATES, seed=0)
-    A, B = linearize(mjm, states.qpos, states.qvel, states.ctrl, device="cpu")
+    A, B = linearize(mjm, states.qpos, states.qvel, states.ctrl)
     assert A.shape == (NUM_STATES, 2 * mjm.nv, 2 * mjm.nv)
     assert B.shape == (NUM_STATES, 2 * mjm.nv, mjm.nu)
     assert A.dtype == B.dtype == np.float64
@@ -216,11 +216,11 @@ def test_linearize_vs_transition_fd():
         errors.append([fd.relative_error(A[i], A_fd), fd.relative_error(B[i], B_fd)])
     assert np.median(errors, axis=0).max() < 1e-4
     assert np.max(errors) < 3e-3
-    again = linearize(mjm, states.qpos, states.qvel, states.ctrl, device="cpu")
+    again = linearize(mjm, states.qpos, states.qvel, states.ctrl)
     assert np.array_equal(A, again[0])
     # a change of the model is noticed
     mjm.opt.gravity[2] = -1.0
-    assert not np.array_equal(A, linearize(mjm, *states[:2], states.ctrl, device="cpu")[0])
+    assert not np.array_equal(A, linearize(mjm, *states[:2], states.ctrl)[0])
 
 
 def test_linearize_refuses_wrong_input():
@@ -237,8 +237,8 @@ def test_step_refuses_wrong_arrays(ant):
     """A wrong shape or type says what was given and what is accepted."""
     physics, states = ant
     state, ctrl = _state(physics, states)
-    with pytest.raises(ValueError, match=r"ctrl is float32 \(3, 8\) on cpu; .* \(24, 8\) on cpu"):
-        physics.step(state, wp.zeros((3, 8), dtype=float, device="cpu"))
+    with pytest.raises(ValueError, match=r"ctrl is float32 \(3, 8\) on .*; .* \(24, 8\)"):
+        physics.step(state, wp.zeros((3, 8), dtype=float, device=physics.device))
     with pytest.raises(ValueError, match=r"ctrl is a ndarray, not a wp\.array"):
         physics.step(state, ctrl.numpy())
     with pytest.raises(ValueError, match="nworld is 0; it must be at least 1"):
@@ -262,7 +262,7 @@ def test_overflow_is_raised(limit):
     """Contacts or rows that do not fit are reported with the argument to raise, never dropped."""
     mjm = feature_models.load("landing", "implicitfast")
     states = feature_models.states(mjm, NUM_STATES)
-    physics = Physics(mjm, NUM_STATES, "cpu", **{limit: 2 if limit == "njmax" else 1})
+    physics = Physics(mjm, NUM_STATES, **{limit: 2 if limit == "njmax" else 1})
     state, ctrl = _state(physics, states)
     physics.launch_step(state, ctrl, physics.make_state())
     with pytest.raises(RuntimeError, match=f"raise {limit}"):

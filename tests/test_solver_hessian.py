@@ -25,11 +25,11 @@ def _recorded(mjm: mujoco.MjModel, n: int):
         states = feature_models.states(mjm, n)
     else:
         states = contact_rich_states(mjm, n, seed=0)
-    physics = Physics(mjm, n, "cpu")
+    physics = Physics(mjm, n)
     state, out, record = physics.make_state(), physics.make_state(), physics.make_record()
     state.qpos.assign(states.qpos.astype(np.float32))
     state.qvel.assign(states.qvel.astype(np.float32))
-    ctrl = wp.array(states.ctrl.astype(np.float32), dtype=float, device="cpu")
+    ctrl = wp.array(states.ctrl.astype(np.float32), dtype=float, device=physics.device)
     physics.launch_step(state, ctrl, out, record)
     physics.check_overflow()
     return physics, record
