@@ -247,6 +247,13 @@ def _flags(mjm: mujoco.MjModel) -> Iterator[str]:
         for bit in (1 << i for i in range(left.bit_length()) if left >> i & 1):
             name = names.get(bit, f"bit {bit}")
             yield f"option {field}, {name}: {_FLAG_ADVICE.get(name, 'clear the flag')}"
+    if mjm.opt.integrator == mujoco.mjtIntegrator.mjINT_IMPLICITFAST:
+        for flag in (_DISABLE.mjDSBL_DAMPER, _DISABLE.mjDSBL_ACTUATION):
+            if mjm.opt.disableflags & int(flag):
+                yield (
+                    f"option disableflags, {flag.name} with implicitfast: mujoco_warp then treats "
+                    "no damping implicitly; clear the flag or set integrator to Euler"
+                )
 
 
 def _fields(mjm: mujoco.MjModel) -> Iterator[str]:
@@ -300,7 +307,7 @@ def _joints_and_actuators(mjm: mujoco.MjModel) -> Iterator[str]:
 
 
 def _reads_unclamped_ctrl(mjm: mujoco.MjModel, i: int) -> bool:
-    """The one case where a step of mujoco_warp itself is not that of MuJoCo."""
+    """A case where the step of mujoco_warp is not that of MuJoCo."""
     affine = mjm.actuator_gaintype[i] == int(mujoco.mjtGain.mjGAIN_AFFINE)
     clamped = not mjm.opt.disableflags & int(_DISABLE.mjDSBL_CLAMPCTRL)
     ctrl = mjm.actuator_ctrladr[i] if mjm.actuator_ctrlnum[i] else 0

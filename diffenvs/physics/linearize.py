@@ -8,7 +8,7 @@ import numpy as np
 import warp as wp
 
 from .step import Physics
-from .tape import paused_tape
+from .tape import captured
 
 wp.set_module_options({"enable_backward": False})
 
@@ -64,11 +64,7 @@ class Linearizer:
             self._adj_ctrl = wp.zeros((nworld, p.nu), dtype=float)
             self._A = wp.zeros((nworld, n, n), dtype=float)
             self._B = wp.zeros((nworld, n, p.nu), dtype=float)
-            with paused_tape():
-                self._launch()  # loads the kernels
-                with wp.ScopedCapture() as capture:
-                    self._launch()
-        self._graph = capture.graph
+        self._graph = captured(p.device, self._launch)
 
     def _launch(self) -> None:
         p = self.physics

@@ -6,7 +6,7 @@ reset or dropped; then another step uses it again, without capturing or allocati
 """
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
 import warp as wp
@@ -33,6 +33,19 @@ def paused_tape() -> Iterator[None]:
         runtime.tape = tape
 
 
+def captured(device: wp.Device, launches: Callable[[], None]) -> wp.Graph:
+    """A graph of the launches, which are run first: a capture may not load kernels."""
+    with wp.ScopedDevice(device), paused_tape():
+        launches()
+        with wp.ScopedCapture() as capture:
+            launches()
+        graph = capture.graph
+        assert graph is not None
+        # CUDA instantiates a graph at its first launch, and refuses if another capture came between
+        wp.capture_launch(graph)
+    return graph
+
+
 @wp.kernel
 def _accumulate(
     # In:
@@ -48,29 +61,23 @@ class StagedStep:
     """A captured step on memory of its own, and, if it is recorded, its captured adjoint."""
 
     def __init__(self, physics: "Physics", recorded: bool):
-        self._physics = physics
         record = physics.make_record() if recorded else None
         self._state, self._state_out = physics.make_state(), physics.make_state()
         self._ctrl = wp.zeros((physics.nworld, physics.nu), dtype=float, device=physics.device)
-        self._graph = self._capture(
-            lambda: physics.launch_step(self._state, self._ctrl, self._state_out, record)
+        self._graph = captured(
+            physics.device,
+            lambda: physics.launch_step(self._state, self._ctrl, self._state_out, record),
         )
         self._adjoint_graph = None
         if record is not None:
             self._adj_state, self._adj_state_out = physics.make_state(), physics.make_state()
             self._adj_ctrl = wp.zeros_like(self._ctrl)
-            self._adjoint_graph = self._capture(
+            self._adjoint_graph = captured(
+                physics.device,
                 lambda: physics.launch_step_vjp(
                     record, self._adj_state_out, self._adj_state, self._adj_ctrl
-                )
+                ),
             )
-
-    def _capture(self, launches):
-        # the first run loads kernels, which a capture on CUDA may not do
-        launches()
-        with wp.ScopedCapture(device=self._physics.device) as capture:
-            launches()
-        return capture.graph
 
     def step(self, state: "State", ctrl: wp.array, state_out: "State") -> None:
         """`state, ctrl -> state_out`, by replay."""
