@@ -52,6 +52,7 @@ def tendon(attributes):
     return build(extra=TENDON.format(attributes))
 
 
+OFF = '<option><flag {}="disable"/></option>'
 TENDON = (
     '<tendon><fixed name="t" {}><joint joint="h" coef="1"/><joint joint="s" coef="1"/></fixed>'
     "</tendon>"
@@ -221,6 +222,14 @@ REFUSED = {
             'ctrllimited="true" ctrlrange="-1 1"/></actuator>',
         ),
         "actuator 'act' has a velocity gain and a ctrlrange under implicitfast",
+    ),
+    "no damper": (
+        lambda: build('integrator="implicitfast"', extra=OFF.format("damper")),
+        "option disableflags, mjDSBL_DAMPER with implicitfast: mujoco_warp then treats",
+    ),
+    "no actuation": (
+        lambda: build('integrator="implicitfast"', extra=OFF.format("actuation")),
+        "option disableflags, mjDSBL_ACTUATION with implicitfast: mujoco_warp then treats",
     ),
     "sphere-box": (
         lambda: build(world=falling(BOX)),
