@@ -9,6 +9,7 @@ Where possible one model holds several features, so that few shapes of kernels a
               damping and armature of a free joint, a <pair> with anisotropic friction
     cluster   free sphere, capsule and dumb-bell among each other and against a mocap capsule:
               sphere-sphere, sphere-capsule and capsule-capsule between two moving bodies
+    fist      links of one floating tree that touch each other; a body welded to its parent
     crawler   a jointed spine with legs on a plane, nv = 40: the blocked Cholesky factor
     long      the same with nv = 64: the sparse Jacobian
 """
@@ -47,7 +48,7 @@ ARM = f"""
       <geom class="ghost" type="capsule" fromto="0 0 0 0.3 0 0" size="0.04" mass="1"/>
       <body name="fore" pos="0.3 0 0">
         <joint name="elbow" axis="1 1 0" pos="0 0.02 0" damping="0.2" springref="0.2"
-               stiffness="3"/>
+               ref="0.3" stiffness="3"/>
         <joint name="stretch" type="slide" axis="0.2 0.3 1" damping="3" stiffness="80"
                armature="0.1" range="-0.05 0.06" margin="0.01"/>
         <geom class="ghost" type="box" pos="0.14 0.05 0.03" size="0.15 0.03 0.05" mass="0.7"
@@ -92,7 +93,9 @@ LANDING = f"""
     <body name="sphere" pos="-0.5 0 0.2">
       <freejoint name="sphere"/>
       <geom class="tip" name="sphere" type="sphere" size="0.1" mass="1" gap="0.004"/>
-      <geom class="ghost" type="box" size="0.03 0.08 0.04" pos="0.03 0.01 -0.02" mass="0.4"/>
+      <body pos="0.02 0.01 -0.01" euler="0.5 0.1 0.2">
+        <geom class="ghost" type="box" size="0.03 0.08 0.04" pos="0.01 0 0" mass="0.4"/>
+      </body>
     </body>
     <body name="capsule" pos="0 0 0.3">
       <joint name="capsule" type="free" damping="0.1" armature="0.05"/>
@@ -141,6 +144,37 @@ CLUSTER = f"""
       <geom name="knob" type="sphere" size="0.09" pos="0.16 0.02 0.01" mass="0.6" solmix="2"/>
     </body>
   </worldbody>
+</mujoco>"""
+
+
+FIST = f"""
+<mujoco model="fist">
+  <compiler angle="radian" autolimits="true"/>
+  <option timestep="0.004" gravity="0 0 -2"/>{_SOFT}
+  <worldbody>
+    <body name="palm">
+      <joint name="root" type="free" damping="0.05"/>
+      <geom name="palm" type="capsule" fromto="-0.05 0 0 0.2 0.03 0" size="0.06" mass="0.8"/>
+      <body name="middle" pos="0.3 0.03 0">
+        <joint name="knuckle" type="ball" pos="-0.02 0 0.01" damping="0.05" armature="0.01"/>
+        <geom class="ghost" type="box" size="0.06 0.02 0.03" pos="0.05 0 0.01" mass="0.3"/>
+        <body name="finger" pos="0.12 0 0" euler="0.2 0.1 0.3">
+          <joint name="bend" axis="0.1 0.2 1" range="-2.9 2.9" damping="0.05" armature="0.01"/>
+          <joint name="slide" type="slide" axis="1 0.1 0" range="-0.02 0.02" stiffness="100"
+                 damping="1" armature="0.02"/>
+          <geom name="finger" type="capsule" fromto="0.04 0 0 0.16 0.02 0.03" size="0.04"
+                mass="0.4"/>
+          <body name="nail" pos="0.2 0.02 0.02" euler="0.4 0.3 0.1">
+            <geom name="nail" type="sphere" pos="0.02 0 0.01" size="0.06" mass="0.2"/>
+          </body>
+        </body>
+      </body>
+    </body>
+  </worldbody>
+  <actuator>
+    <motor joint="bend" gear="0.5" ctrlrange="-1 1"/>
+    <position joint="slide" kp="50" kv="1"/>
+  </actuator>
 </mujoco>"""
 
 
@@ -203,6 +237,7 @@ MODELS = {
     "landing": LANDING,
     "anisotropic": ANISOTROPIC,
     "cluster": CLUSTER,
+    "fist": FIST,
     "crawler": crawler(5),
     "long": crawler(9),
 }
@@ -272,7 +307,9 @@ def _place(mjm: mujoco.MjModel, data: mujoco.MjData, joint: int, rng: np.random.
     while kind == mujoco.mjtJoint.mjJNT_FREE:
         quat = rng.normal(size=4)
         pos = rng.normal(size=3) * 0.3 + data.mocap_pos.sum(axis=0)
-        data.qpos[adr : adr + 7] = np.float32([*pos, *(quat / np.linalg.norm(quat))])
+        data.qpos[adr : adr + 7] = np.array([*pos, *(quat / np.linalg.norm(quat))], np.float32)
+        if mjm.ntree == 1:
+            return
         mujoco.mj_kinematics(mjm, data)
         mujoco.mj_collision(mjm, data)
         if data.ncon == 0 or data.contact.dist.min() < -0.03:

@@ -282,6 +282,25 @@ REFUSED = {
         lambda: build(world=falling(ELLIPSOID, "").replace('name=""', "")),
         "geom 2 (unnamed) (ellipsoid) can collide with",
     ),
+    "slippery": (
+        lambda: build(geom='friction="0.05"', extra='<default><geom friction="0"/></default>'),
+        "geom 'floor' (plane) and geom 'tip' (sphere) have a sliding friction of 0.05: raise it "
+        "to 0.1, set cone to elliptic, or set condim to 1",
+    ),
+    "slippery impratio": (
+        lambda: build('impratio="400"', geom='friction="0.9"'),
+        "have a sliding friction of 1: raise it to 2, set cone",
+    ),
+    "slippery priority": (
+        lambda: build(geom='friction="0.05" priority="1"'),
+        "geom 'floor' (plane) and geom 'tip' (sphere) have a sliding friction of 0.05",
+    ),
+    "slippery pair": (
+        lambda: build(
+            extra='<contact><pair geom1="tip" geom2="floor" friction="1 0.01"/></contact>'
+        ),
+        "geom 'floor' (plane) and geom 'tip' (sphere) have a sliding friction of 0.01",
+    ),
     "distance sensor": (
         lambda: build(
             world=falling(CYLINDER + ' contype="0" conaffinity="0"'),
@@ -408,6 +427,15 @@ ACCEPTED = {
     "sparse": lambda: build('jacobian="sparse"'),
     "spring": lambda: build(joint='stiffness="1" damping="1" armature="1" range="-1 1"'),
     "tendon that measures": lambda: tendon(""),
+    "slippery elliptic": lambda: build(
+        'cone="elliptic"', geom='friction="0.05"', extra='<default><geom friction="0"/></default>'
+    ),
+    "frictionless": lambda: build(
+        geom='friction="0" condim="1" priority="1"',
+    ),
+    "frictionless pair": lambda: build(
+        extra='<contact><pair geom1="tip" geom2="floor" condim="1" friction="0"/></contact>'
+    ),
     "disabled contact": lambda: build(
         extra='<option><flag contact="disable"/></option>',
         world=falling(CYLINDER),

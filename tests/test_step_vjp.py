@@ -21,10 +21,11 @@ ASSETS = pathlib.Path(gymnasium.__file__).parent / "envs" / "mujoco" / "assets"
 
 
 def load_gymnasium(name, integrator, cone):
-    """One of Gymnasium's own models, with another integrator and cone."""
+    """One of Gymnasium's own models, with another integrator and cone, and the Newton solver."""
     mjm = mujoco.MjModel.from_xml_path(str(ASSETS / f"{name}.xml"))
     mjm.opt.integrator = feature_models.INTEGRATORS[integrator]
     mjm.opt.cone = feature_models.CONES[cone]
+    mjm.opt.solver = mujoco.mjtSolver.mjSOL_NEWTON
     return mjm
 
 
@@ -72,7 +73,7 @@ def step_vjp(mjm, states, cotangents, nstep=1):
         np.linalg.pinv(tangent_map(mjm, q)).T @ c[:nv]
         for q, c in zip(qpos, cotangents, strict=True)
     ]
-    adj_out.qpos.assign(np.float32(seeds))
+    adj_out.qpos.assign(np.array(seeds, np.float32))
     adj_out.qvel.assign(np.float32(cotangents[:, nv:]))
     adj_ctrl = wp.zeros((n, mjm.nu), dtype=float, device=physics.device)
     physics.launch_step_vjp(record, adj_out, adj, adj_ctrl)
@@ -85,8 +86,10 @@ def step_vjp(mjm, states, cotangents, nstep=1):
     return qpos, qvel, adj_qpos, adj.qvel.numpy().astype(float), adj_ctrl.numpy().astype(float)
 
 
-def vjp_errors(mjm, states, nstep=1, idle=(), seed=0):
-    """Relative errors against the oracle; inputs in `idle` must have no influence at all.
+def vjp_errors(mjm, states, nstep=1, idle=(), oracle=None, seed=0):
+    """Relative errors against central differences of `oracle`, by default the same model.
+
+    Inputs in `idle` must have no influence at all.
 
     Returns:
         errors (n, 3) of the cotangents of qpos, qvel, ctrl; the error (n,) of the next state; a
@@ -96,26 +99,26 @@ def vjp_errors(mjm, states, nstep=1, idle=(), seed=0):
     n, nv = len(states.qpos), mjm.nv
     cotangents = rng.normal(size=(n, 2 * nv))
     qpos, qvel, *pulled = step_vjp(mjm, states, cotangents, nstep)
-    exact = fd.converged(mjm)
+    exact = fd.converged(oracle or mjm)
     errors, drift, trusted = np.zeros((n, 3)), np.zeros(n), np.ones(n, bool)
     for i, (q, v, u, c) in enumerate(
         zip(states.qpos, states.qvel, states.ctrl, cotangents, strict=True)
     ):
-        oracle = fd.transition(exact, q, v, u, nstep=nstep)
-        reference, doubt = oracle.vjp(c), oracle.vjp_error(c)
-        trusted[i] = not oracle.kink and max(doubt) < ORACLE
+        found = fd.transition(exact, q, v, u, nstep=nstep)
+        reference, doubt = found.vjp(c), found.vjp_error(c)
+        trusted[i] = not found.kink and max(doubt) < ORACLE
         for k, name in enumerate(("qpos", "qvel", "ctrl")):
             expected = getattr(reference, name)
             if name not in idle and expected.size > 0:
                 assert np.linalg.norm(expected) > 1e-6, "nothing to compare"
             errors[i, k] = fd.relative_error(pulled[k][i], expected)
-        drift[i] = fd.relative_error(np.r_[qpos[i], qvel[i]], np.r_[oracle.qpos, oracle.qvel])
+        drift[i] = fd.relative_error(np.r_[qpos[i], qvel[i]], np.r_[found.qpos, found.qvel])
     return errors, drift, trusted
 
 
-def check(mjm, states, nstep=1, idle=()):
-    """Assert the accuracy that the project promises."""
-    errors, drift, trusted = vjp_errors(mjm, states, nstep, idle)
+def check(mjm, states, **options):
+    """Assert the accuracy that the project promises; for `options` see `vjp_errors`."""
+    errors, drift, trusted = vjp_errors(mjm, states, **options)
     text = f"set aside {(~trusted).sum()} of {len(trusted)}\n{errors}"
     assert np.mean(states.ncon > 0) >= 0.5
     assert trusted.sum() >= NUM_COMPARED, text
@@ -132,6 +135,7 @@ GYMNASIUM = [
         ("ant", "pyramidal"),
         ("ant", "elliptic"),
         ("walker2d_v5", "pyramidal"),
+        ("humanoid", "pyramidal"),
     )
     for integrator in ("euler", "implicitfast")
 ]
@@ -180,6 +184,10 @@ FEATURES = [
     ("cluster", "implicitfast", "elliptic", 3),
     ("cluster", "implicitfast", "elliptic", 4),
     ("cluster", "implicitfast", "elliptic", 6),
+    ("fist", "euler", "pyramidal", 3),
+    ("fist", "euler", "elliptic", 3),
+    ("fist", "implicitfast", "pyramidal", 6),
+    ("fist", "implicitfast", "elliptic", 4),
     ("crawler", "euler", "pyramidal", 3),
     ("crawler", "implicitfast", "elliptic", 6),
     ("long", "euler", "pyramidal", 3),
@@ -282,3 +290,43 @@ def test_step_vjp_vs_central_differences_far_from_origin():
     qpos = states.qpos.copy()
     qpos[:, :2] = (qpos[:, :2] + 100).astype(np.float32)
     check(mjm, states._replace(qpos=qpos))
+
+
+POLE = """
+<mujoco>
+  <option timestep="0.004"/>
+  <default>
+    <geom solref="0.02 0.9" solimp="0.8 0.97 0.03 0.4 2" friction="0.8 0.02 0.01" contype="0"/>
+  </default>
+  <worldbody>
+    <geom type="plane" size="5 5 0.1" contype="1" conaffinity="0"/>
+    <body>
+      <freejoint/>
+      <inertial pos="0.02 0.01 0.03" mass="1" diaginertia="0.02 0.03 0.015"/>
+      {}
+    </body>
+  </worldbody>
+</mujoco>"""
+CAPSULE = POLE.format('<geom type="capsule" size="0.07 0.15"/>')
+ENDS = POLE.format('<geom size="0.07" pos="0 0 0.15"/><geom size="0.07" pos="0 0 -0.15"/>')
+
+
+@pytest.mark.parametrize("condim", [3, 6])
+def test_step_vjp_vs_central_differences_steep_capsule(condim):
+    """A steep capsule has the friction frame of spheres at its ends, which C MuJoCo agrees on."""
+    capsule, ends = (mujoco.MjModel.from_xml_string(xml) for xml in (CAPSULE, ENDS))
+    capsule.geom_condim[:] = ends.geom_condim[:] = condim
+    rng = np.random.default_rng(0)
+    data = mujoco.MjData(capsule)
+    poses = []
+    while len(poses) < NUM_STATES:
+        quat = np.array([1.0, 0, 0, 0])
+        mujoco.mju_quatIntegrate(quat, rng.normal(size=3) * (0.3, 0.3, 1.5), 1.0)
+        data.qpos[:] = np.array([*rng.normal(size=2), rng.uniform(0.18, 0.22), *quat], np.float32)
+        mujoco.mj_forward(capsule, data)
+        if fd.has_steep_capsule(capsule, data) and data.contact.dist.min() > -0.03:
+            poses.append(data.qpos.copy())
+    none = np.zeros((NUM_STATES, 0))
+    qvel = (rng.normal(size=(NUM_STATES, 6)) * 0.7).astype(np.float32).astype(float)
+    states = fd.States(np.array(poses), qvel, none, none, qvel, np.ones(NUM_STATES))
+    check(capsule, states, oracle=ends)

@@ -37,6 +37,9 @@ _DISABLE, _ENABLE = mujoco.mjtDisableBit, mujoco.mjtEnableBit
 _MAX_DENSE_NV = 60  # mujoco_warp has no dense Jacobian for larger models
 _MIN_ITERATIONS = 4  # with fewer, the active set at the end is often not that of the solution
 _MAX_TOLERANCE = 1e-5
+# Rows of a pyramid grow like 1 / friction^2 against the rest of the Hessian; in single precision
+# so does the gradient's error: 1e-3 at 0.1, 1e-1 at 0.02.
+_MIN_PYRAMID_FRICTION = 0.1
 
 _PAIRS = {
     frozenset(pair)
@@ -260,7 +263,7 @@ def _fields(mjm: mujoco.MjModel) -> Iterator[str]:
     for field, (element, accepted, what, advice) in _ONLY.items():
         values = np.asarray(getattr(mjm, field))
         bad = (values.reshape(len(values), -1) != accepted).any(axis=1) if values.size else []
-        for i in np.flatnonzero(bad):
+        for i in np.flatnonzero(bad).tolist():
             yield f"{_name(mjm, element, i)} has {what}: {advice}"
     for field, (element, enum, accepted, advice) in _TYPES.items():
         for i, value in enumerate(getattr(mjm, field)):
@@ -334,10 +337,35 @@ def _contacts(mjm: mujoco.MjModel) -> Iterator[str]:
             "(a box may touch planes only), or rule the contact out by contype, conaffinity or "
             "<exclude>"
         )
+    yield from _slippery(mjm)
     distances = ("mjSENS_GEOMDIST", "mjSENS_GEOMNORMAL", "mjSENS_GEOMFROMTO")
     refused = [int(mujoco.mjtSensor.__members__[k]) for k in distances]
-    for i in np.flatnonzero(np.isin(mjm.sensor_type, refused)):
+    for i in np.flatnonzero(np.isin(mjm.sensor_type, refused)).tolist():
         yield f"{_name(mjm, 'sensor', i)} adds geom pairs to the collision list: remove it"
+
+
+def _slippery(mjm: mujoco.MjModel) -> Iterator[str]:
+    """Pairs whose pyramid of friction is too flat for single precision."""
+    if mjm.opt.cone != mujoco.mjtCone.mjCONE_PYRAMIDAL:
+        return
+    least = _MIN_PYRAMID_FRICTION * float(np.sqrt(mjm.opt.impratio))
+    explicit = {
+        (min(a, b), max(a, b)): i
+        for i, (a, b) in enumerate(zip(mjm.pair_geom1, mjm.pair_geom2, strict=True))
+    }
+    for a, b in colliding_pairs(mjm):
+        i = explicit.get((a, b))
+        if i is not None:
+            condim, friction = mjm.pair_dim[i], mjm.pair_friction[i, :2].min()
+        else:
+            priority = mjm.geom_priority[[a, b]]
+            ruling = [(a, b)[k] for k in np.flatnonzero(priority == priority.max())]
+            condim, friction = mjm.geom_condim[ruling].max(), mjm.geom_friction[ruling, 0].max()
+        if condim > 1 and friction < least:
+            yield (
+                f"{_geom(mjm, a)} and {_geom(mjm, b)} have a sliding friction of {friction:g}: "
+                f"raise it to {least:g}, set cone to elliptic, or set condim to 1"
+            )
 
 
 def _callbacks(mjm: mujoco.MjModel) -> Iterator[str]:

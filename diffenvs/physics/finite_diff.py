@@ -67,11 +67,11 @@ class Transition(NamedTuple):
         """Pull a cotangent of (dq, qvel, act) after the step, (2 nv + na,), back to its inputs."""
         return self._split(cotangent @ np.hstack([self.A, self.B]))
 
-    def vjp_error(self, cotangent: np.ndarray) -> Cotangent:
-        """Relative disagreement, per input, of `vjp` with that of the other two step widths."""
+    def vjp_error(self, cotangent: np.ndarray) -> tuple[float, ...]:
+        """Relative disagreement of `vjp` with the other two widths, per field of its result."""
         ref = self.vjp(cotangent)
         others = [self._split(cotangent @ J) for J in self.others]
-        return Cotangent(*(max(relative_error(o[i], ref[i]) for o in others) for i in range(4)))
+        return tuple(max(relative_error(o[i], ref[i]) for o in others) for i in range(4))
 
     def _split(self, row: np.ndarray) -> Cotangent:
         return Cotangent(*np.split(row, np.cumsum([self.nv, self.nv, self.na])))
@@ -115,7 +115,7 @@ def transition(
     data.qpos[:], data.qvel[:], data.act[:], data.ctrl[:] = start
     mujoco.mj_forward(mjm, data)
     warmstart = data.qacc.copy()
-    qpos_next, qvel_next, _, base = _run(mjm, data, *start, warmstart, nstep)
+    qpos_next, qvel_next, _, base = _run(mjm, data, start, warmstart, nstep)
     jacobians, kink = [], False
     for scale in _SCALES:
         columns = []
@@ -124,10 +124,10 @@ def transition(
                 sides = []
                 for h in (scale * eps, -scale * eps):
                     inputs = _displaced(mjm, start, slot, i, h)
-                    *state, signature = _run(mjm, data, *inputs, warmstart, nstep)
+                    *state, signature = _run(mjm, data, inputs, warmstart, nstep)
                     kink |= signature != base
                     sides.append(state)
-                columns.append(_difference(mjm, *sides, 2 * scale * eps))
+                columns.append(_difference(mjm, sides, 2 * scale * eps))
         jacobians.append(np.stack(columns, axis=1))
     n = 2 * mjm.nv + mjm.na
     central = jacobians[0]
@@ -155,15 +155,16 @@ def _displaced(mjm, start, slot, i, h):
     return inputs
 
 
-def _difference(mjm, plus, minus, width):
+def _difference(mjm, sides, width):
+    plus, minus = sides
     dq = np.zeros(mjm.nv)
     mujoco.mj_differentiatePos(mjm, dq, width, minus[0], plus[0])
     return np.concatenate([dq, (plus[1] - minus[1]) / width, (plus[2] - minus[2]) / width])
 
 
-def _run(mjm, data, qpos, qvel, act, ctrl, warmstart, nstep):
+def _run(mjm, data, inputs, warmstart, nstep):
     """Run from a state; every run of one state starts its solver from the same point."""
-    data.qpos[:], data.qvel[:], data.act[:], data.ctrl[:] = qpos, qvel, act, ctrl
+    data.qpos[:], data.qvel[:], data.act[:], data.ctrl[:] = inputs
     data.qacc_warmstart[:] = warmstart
     data.time = 0.0
     signature = []
