@@ -611,7 +611,7 @@ def test_health_parameters_are_used(vector):
 
 
 def test_frame_skip_and_integrator_are_used(vector, actions):
-    """`frame_skip` sets the length of a step, and `integrator` what the model is integrated with."""
+    """`frame_skip` sets the length of a step, and `integrator` that of the model."""
     default, shorter = vector(HOPPER), vector(HOPPER, frame_skip=1)
     assert default.dt == pytest.approx(0.008)
     assert shorter.dt == pytest.approx(0.002)
