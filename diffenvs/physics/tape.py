@@ -61,7 +61,8 @@ class StagedStep:
     """A captured step on memory of its own, and, if it is recorded, its captured adjoint."""
 
     def __init__(self, physics: "Physics", recorded: bool):
-        record = physics.make_record() if recorded else None
+        # a graph does not keep alive the arrays that it works on
+        self._record = record = physics.make_record() if recorded else None
         self._state, self._state_out = physics.make_state(), physics.make_state()
         self._ctrl = wp.zeros((physics.nworld, physics.nu), dtype=float, device=physics.device)
         self._graph = captured(
