@@ -1,4 +1,4 @@
-"""Environments that the tests share, and how their numbers are compared."""
+"""What several test files share: environments, which are costly to make, and conversions."""
 
 from contextlib import suppress
 
@@ -7,11 +7,65 @@ import numpy as np
 import pytest
 import warp as wp
 
-import diffenvs  # noqa: F401  registers the ids
+import diffenvs  # noqa: F401  (registers the environments)
+
+CARTPOLE, HOPPER = "DiffCartPoleSwingUp-v0", "DiffHopper-v0"
 
 
-def _to_numpy(value) -> np.ndarray:
-    """Copy an array of any of the three kinds to the host."""
+@pytest.fixture(scope="session")
+def make():
+    """Make a vector environment, or hand out the one that was made with the same arguments.
+
+    Whoever gets it calls `reset(seed=...)` first, after which nothing of earlier use is left. `key`
+    tells apart environments that a test needs twice.
+    """
+    made = {}
+
+    def make(id, num_envs=3, key=0, **kwargs):
+        name = (id, num_envs, key, repr(sorted(kwargs.items())))
+        if name not in made:
+            made[name] = gym.make_vec(id, num_envs=num_envs, **kwargs)
+        return made[name]
+
+    yield make
+    for envs in made.values():
+        envs.close()
+
+
+@pytest.fixture
+def vector(make):
+    """`make`, and reset with seed 0."""
+
+    def make_and_reset(id, num_envs=3, **kwargs):
+        envs = make(id, num_envs, **kwargs)
+        with suppress(AssertionError):  # an earlier test may have stepped a world that was done
+            envs.reset(seed=0)
+        envs.reset(seed=0)
+        return envs
+
+    return make_and_reset
+
+
+@pytest.fixture
+def actions():
+    """Function that gives random actions, (steps, num_envs, nu) float32, by a seed."""
+
+    def draw(envs, steps, seed=0):
+        rng = np.random.default_rng(seed)
+        shape = (steps, *envs.action_space.shape)
+        return rng.uniform(-1.0, 1.0, shape).astype(np.float32)
+
+    return draw
+
+
+@pytest.fixture
+def rng():
+    """Random numbers that are the same in every run."""
+    return np.random.default_rng(0)
+
+
+def to_numpy(value):
+    """Copy an output of any kind into a NumPy array."""
     if isinstance(value, wp.array):
         return value.numpy().copy()
     if type(value).__module__.startswith("torch"):
@@ -19,10 +73,10 @@ def _to_numpy(value) -> np.ndarray:
     return np.array(value)
 
 
-@pytest.fixture(scope="session")
-def to_numpy():
-    """Function that copies a NumPy, torch or Warp array to the host."""
-    return _to_numpy
+@pytest.fixture(scope="session", name="to_numpy")
+def _to_numpy():
+    """The function, as a fixture."""
+    return to_numpy
 
 
 @pytest.fixture(scope="session")
@@ -35,7 +89,7 @@ def assert_same():
     cuda = wp.get_preferred_device().is_cuda
 
     def check(value, reference, what=""):
-        value, reference = _to_numpy(value), _to_numpy(reference)
+        value, reference = to_numpy(value), to_numpy(reference)
         if cuda and value.dtype.kind == "f":
             scale = np.abs(reference).max(initial=1.0)
             np.testing.assert_allclose(value, reference, rtol=1e-3, atol=1e-3 * scale, err_msg=what)
@@ -43,44 +97,3 @@ def assert_same():
             np.testing.assert_array_equal(value, reference, err_msg=what)
 
     return check
-
-
-@pytest.fixture(scope="session")
-def _made():
-    """Cache of environments; all are closed in the end."""
-    cache = {}
-    yield cache
-    for envs in cache.values():
-        envs.close()
-
-
-@pytest.fixture
-def vector(_made):
-    """Function that gives a vector environment, reset with seed 0; same keywords, same object.
-
-    `key` tells apart environments that a test needs twice.
-    """
-
-    def make(id, num_envs=3, key=0, **kwargs):
-        name = (id, num_envs, key, tuple(sorted((k, str(v)) for k, v in kwargs.items())))
-        if name not in _made:
-            _made[name] = gym.make_vec(id, num_envs=num_envs, **kwargs)
-        # An earlier test may have left done worlds stepped, which the reset reports once.
-        with suppress(AssertionError):
-            _made[name].reset(seed=0)
-        _made[name].reset(seed=0)
-        return _made[name]
-
-    return make
-
-
-@pytest.fixture
-def actions():
-    """Function that gives random actions, (steps, num_envs, nu) float32, by a seed."""
-
-    def make(envs, steps, seed=0):
-        rng = np.random.default_rng(seed)
-        shape = (steps, *envs.action_space.shape)
-        return rng.uniform(-1.0, 1.0, shape).astype(np.float32)
-
-    return make
