@@ -219,9 +219,9 @@ class DiffVectorEnv(gym.vector.VectorEnv):
             if everywhere:
                 self.rollout.detach()
                 self._forget()
-                obs = self._bridge.read(self.rollout.obs)
-            else:
-                obs = self._bridge.reset(mask)
+        with self._stream():  # not paused: what the other worlds hand on belongs on the tape
+            obs = self._bridge.read(self.rollout.obs) if everywhere else self._bridge.reset(mask)
+        with paused_tape(), self._stream():
             self.rollout.check_health()
             columns = self._bridge.read(self.rollout.info)
             info: dict[str, Any] = {}
@@ -254,8 +254,7 @@ class DiffVectorEnv(gym.vector.VectorEnv):
         if isinstance(actions, wp.array) and bridge is not self._warp:
             bridge = self._warp
         obs, reward, final_obs = bridge.step(actions, record)
-        if not record:
-            self._forget(keep=bridge)
+        self._forget(keep=bridge)
         with self._stream():
             terminated = bridge.read(rollout.step_out.terminated)
             truncated = bridge.read(rollout.truncated)

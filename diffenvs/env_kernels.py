@@ -261,3 +261,13 @@ def accumulate(x_in: wp.array2d[float], sum_io: wp.array2d[float]):
     """Add an array to another."""
     i, j = wp.tid()
     sum_io[i, j] = sum_io[i, j] + x_in[i, j]
+
+
+@wp.kernel
+def accumulate_kept(
+    fresh_in: wp.array[wp.bool], x_in: wp.array2d[float], sum_io: wp.array2d[float]
+):
+    """Add an array to another in the worlds that are not fresh."""
+    world, i = wp.tid()
+    if not fresh_in[world]:
+        sum_io[world, i] = sum_io[world, i] + x_in[world, i]

@@ -25,6 +25,7 @@ class WarpBridge:
         self.rollout = rollout
         self.name = rollout.task.name
         self._state: EnvState | None = None
+        self._obs: wp.array | None = None
 
     def stream(self) -> Any:
         """Context in which Warp uses the user's stream: its own current one."""
@@ -46,9 +47,11 @@ class WarpBridge:
             obs, reward, final_obs = (
                 self.read(a, record) for a in (rollout.obs, out.reward, out.obs)
             )
-            self._state = self._read_state(record)
+        self.begin()
+        if not record:
+            return obs, reward, final_obs
+        after, self._obs = self.state(), obs
         if tape is not None and ticket is not None and before is not None:
-            after = self._state
             outputs = (obs, reward, final_obs, after)
             arrays = (actions, *before, *after, obs, reward, final_obs)
             tape.record_func(
@@ -95,11 +98,9 @@ class WarpBridge:
     def state(self) -> EnvState:
         """The present state, as arrays that require gradients."""
         if self._state is None:
-            self._state = self._read_state(requires_grad=True)
+            fields = _state_fields(self.rollout.state)
+            self._state = EnvState(*(self.read(array, requires_grad=True) for array in fields))
         return self._state
-
-    def _read_state(self, requires_grad: bool) -> EnvState:
-        return EnvState(*(self.read(a, requires_grad) for a in _state_fields(self.rollout.state)))
 
     def set_state(self, qpos: Any, qvel: Any, act: Any) -> None:
         """Put the worlds into a state."""
@@ -108,14 +109,43 @@ class WarpBridge:
         self.begin()
 
     def begin(self) -> None:
-        """All worlds are fresh."""
+        """All worlds are fresh, or their history is to be forgotten."""
         self._state = None
+        self._obs = None
 
-    def reset(self, mask: Any) -> wp.array:
-        """Some worlds are fresh, and the window begins anew; return the observations."""
-        self.rollout.detach()
+    def reset(self, mask: wp.array) -> wp.array:
+        """Some worlds are fresh; the others keep their history. Return the observations."""
+        before, obs_before = self._state, self._obs
         self.begin()
-        return self.read(self.rollout.obs)
+        obs = self.read(self.rollout.obs, requires_grad=before is not None)
+        if before is None:
+            return obs
+        pairs = list(zip(before, self.state(), strict=True))
+        if obs_before is not None:
+            pairs.append((obs_before, obs))
+            self._obs = obs
+        pairs = [pair for pair in pairs if pair[0].size]
+        tape = active_tape()
+        if tape is not None:
+            fresh = self.read(mask)  # the user may change theirs before the gradient is taken
+            tape.record_func(
+                lambda: self._reset_backward(fresh, pairs),
+                [array for pair in pairs for array in pair],
+            )
+        return obs
+
+    @staticmethod
+    def _reset_backward(fresh: wp.array, pairs: list[Any]) -> None:
+        """Hand cotangents on to the arrays before a reset, but for the worlds that it wrote."""
+        for before, after in pairs:
+            wp.launch(
+                kernels.accumulate_kept,
+                dim=after.shape,
+                inputs=[fresh, after.grad],
+                outputs=[before.grad],
+                device=after.device,
+                record_tape=False,
+            )
 
 
 def _state_fields(state: Any) -> tuple[wp.array, wp.array, wp.array]:
