@@ -23,7 +23,7 @@ __all__ = ["TASKS", "DiffEnv", "DiffVectorEnv", "Task", "register"]
 
 TASKS = {
     # id: (task, max_episode_steps)
-    "DiffCartPoleSwingUp-v0": ("diffenvs.tasks.cartpole_swingup:CartPoleSwingUp", 500),
+    "DiffCartPoleSwingUp-v0": ("diffenvs.tasks.cartpole_swingup:CartPoleSwingUp", 250),
     "DiffHopper-v0": ("diffenvs.tasks.hopper:Hopper", 1000),
     "DiffHalfCheetah-v0": ("diffenvs.tasks.half_cheetah:HalfCheetah", 1000),
     "DiffAnt-v0": ("diffenvs.tasks.ant:Ant", 1000),

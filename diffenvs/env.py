@@ -149,7 +149,7 @@ class DiffVectorEnv(gym.vector.VectorEnv):
                 njmax,
             )
         self._warp = WarpBridge(self.rollout)
-        self._bridge = self._make_bridge(arrays)
+        self._bridge = self._recording = self._make_bridge(arrays)
         self._renderer: WorldRenderer | None = None
         camera = self.task.camera if default_camera_config is None else default_camera_config
         options = {
@@ -253,6 +253,12 @@ class DiffVectorEnv(gym.vector.VectorEnv):
         bridge = self._bridge
         if isinstance(actions, wp.array) and bridge is not self._warp:
             bridge = self._warp
+        if record and rollout.recorded and bridge is not self._recording:
+            raise RuntimeError(
+                f"{self._name}: this window has grad_steps on arrays of another kind, and a "
+                "gradient cannot pass from one kind to the other; call detach() in between"
+            )
+        self._recording = bridge
         obs, reward, final_obs = bridge.step(actions, record)
         self._forget(keep=bridge)
         with self._stream():

@@ -142,7 +142,7 @@ class _GradStep(torch.autograd.Function):
             targets = (adj.obs, adj.reward, adj.final_obs, nxt.qpos, nxt.qvel, nxt.act)
             for target, cotangent in zip(targets, cotangents, strict=True):
                 if target.size:
-                    target.assign(wp.from_torch(cotangent.contiguous()))
+                    target.assign(wp.from_torch(cotangent.detach().contiguous()))
             rollout.backward(ctx.ticket)
             sources = (adj.action, start.qpos, start.qvel, start.act)
             return (None, *map(bridge.read, sources))

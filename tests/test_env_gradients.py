@@ -1,6 +1,5 @@
 """Gradients of windows: against C MuJoCo in float64, and what cuts, keeps and refuses them."""
 
-import gymnasium as gym
 import mujoco
 import numpy as np
 import pytest
@@ -111,7 +110,7 @@ def test_window_gradient_vs_c_mujoco(make):
     mjm = mujoco.MjModel.from_xml_string(_asset("hopper.xml"))
     mjm.opt.integrator = task.mjm.opt.integrator
     mjm.opt.tolerance, mjm.opt.iterations, mjm.opt.ls_iterations = 1e-14, 200, 200
-    step, compared, in_contact = 1e-6, 0, 0
+    step, compared, constrained = 1e-6, 0, 0
     for world in range(24):
         own = (weights[0][:, world], weights[1][:, world])
         given = [qpos[world], qvel[world], actions[:, world]]
@@ -131,13 +130,13 @@ def test_window_gradient_vs_c_mujoco(make):
         if len(sets) > 1:
             continue
         compared += 1
-        in_contact += "(" in str(rows) and any(rows)
+        constrained += any(rows)
         for ours, theirs in zip(gradient, found, strict=True):
             assert np.linalg.norm(theirs) > 1e-3
             error = np.linalg.norm(ours - theirs) / np.linalg.norm(theirs)
-            assert error < 3e-3, (world, error)
+            assert error < 3e-4, (world, error)
     assert compared >= 16
-    assert in_contact >= 8
+    assert constrained >= 8
 
 
 def _asset(name):
@@ -239,7 +238,7 @@ def test_window_begins_anew(make):
         begin()
         if begin == envs.detach:
             np.testing.assert_array_equal(envs.state.qpos, before.qpos)
-        with pytest.raises(RuntimeError, match="CartPoleSwingUp: there is nothing to differentiate"):
+        with pytest.raises(RuntimeError, match="CartPoleSwingUp: there is nothing to"):
             envs.backward(None, None)
         envs.grad_step(action)
         assert envs.backward(None, np.ones((1, 3))).shape == (1, 3, 1)
@@ -258,24 +257,11 @@ def test_detach_does_not_disturb_the_rollout(make):
             envs.detach()
 
 
-def test_full_window_is_refused():
-    """A grad_step more than the window has slots says what to do; detach makes room."""
-    envs = gym.make_vec(CARTPOLE, num_envs=1, window=2)
-    envs.reset(seed=0)
-    action = np.zeros((1, 1), np.float32)
-    _window(envs, [action, action])
-    with pytest.raises(RuntimeError, match=r"window of 2 grad_steps is full.*detach\(\).*window="):
-        envs.grad_step(action)
-    assert envs.backward(None, np.ones((2, 1))).shape == (2, 1, 1)
-    envs.detach()
-    envs.grad_step(action)
-
-
 def test_next_step_has_no_gradient(make):
     """grad_step refuses NEXT_STEP and says which modes it works with."""
     envs = make(CARTPOLE, autoreset_mode="NEXT_STEP")
     envs.reset(seed=0)
-    with pytest.raises(RuntimeError, match="grad_step works with autoreset_mode SAME_STEP or DISAB"):
+    with pytest.raises(RuntimeError, match="grad_step works with autoreset_mode SAME_STEP"):
         envs.grad_step(_actions(envs, 1)[0])
 
 
@@ -290,43 +276,6 @@ def test_clamped_action_acts_through_its_cost_only(make):
 
 
 # Warp tapes
-
-
-def test_tape_vs_numpy_backward(make):
-    """A Warp tape gives the gradients of the NumPy backward, through resets and a user's loss."""
-    plain = make(CARTPOLE, max_episode_steps=3)
-    envs = make(CARTPOLE, max_episode_steps=3, arrays="warp")
-    actions = _actions(plain, 5)
-    adj_obs, adj_reward = _weights(plain, 5)
-    plain.reset(seed=0)
-    _window(plain, actions)
-    adj_final = 0.5 * adj_obs
-    adj_qpos = np.ones((5, 3, 2), np.float32)
-    wanted = plain.backward(adj_obs, adj_reward, adj_final, (adj_qpos, None, None))
-
-    for _ in range(2):  # the second time every graph is replayed
-        obs, _ = envs.reset(seed=0)
-        assert isinstance(obs, wp.array)
-        start = envs.state
-        given = [wp.array(a, dtype=float, device=envs.device, requires_grad=True) for a in actions]
-        outputs, states = [], []
-        with wp.Tape() as tape:
-            for action in given:
-                outputs.append(envs.grad_step(action))
-                states.append(envs.state)
-        for t, (obs, reward, _, _, info) in enumerate(outputs):
-            obs.grad.assign(adj_obs[t])
-            reward.grad.assign(adj_reward[t])
-            info["final_obs"].grad.assign(adj_final[t])
-            states[t].qpos.grad.assign(adj_qpos[t])
-        tape.backward()
-        ours = np.stack([action.grad.numpy() for action in given])
-        np.testing.assert_allclose(ours, wanted, rtol=1e-5, atol=1e-6)
-        theirs = plain.adj_initial_state
-        np.testing.assert_allclose(start.qpos.grad.numpy(), theirs.qpos, rtol=1e-5, atol=1e-6)
-        np.testing.assert_allclose(start.qvel.grad.numpy(), theirs.qvel, rtol=1e-5, atol=1e-6)
-        tape.zero()
-        assert not given[0].grad.numpy().any()
 
 
 @wp.kernel
@@ -368,21 +317,6 @@ def test_tape_through_a_policy(make):
         moved = np.eye(5, dtype=np.float32)[i] * 0.02
         difference = (run(weight + moved)[0] - run(weight - moved)[0]) / 0.04
         np.testing.assert_allclose(gradient[i], difference, rtol=2e-2, atol=1e-4)
-
-
-def test_warp_actions_in_a_numpy_environment(make):
-    """A wp.array of actions gives Warp arrays whatever the environment returns otherwise."""
-    envs = make(CARTPOLE)
-    envs.reset(seed=0)
-    action = wp.zeros((3, 1), dtype=float, device=envs.device, requires_grad=True)
-    with wp.Tape() as tape:
-        obs, reward, *_ = envs.grad_step(action)
-    assert isinstance(obs, wp.array) and isinstance(reward, wp.array)
-    reward.grad.fill_(1.0)
-    tape.backward()
-    np.testing.assert_allclose(
-        action.grad.numpy(), envs.backward(None, np.ones((1, 3)))[0], rtol=1e-6
-    )
 
 
 def test_tape_refuses_an_overwritten_window(make):

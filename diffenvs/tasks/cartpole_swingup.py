@@ -14,7 +14,7 @@ Reward, in [0, 1] less small costs, 1 at rest with the pole upright in the middl
 reward_upright (upright_weight * (1 + cos(angle)) / 2) + reward_position
 (-position_cost_weight * x^2) + reward_velocity (-velocity_cost_weight * (angular velocity)^2)
 + reward_ctrl (-ctrl_cost_weight * action^2). Never terminates. Start: hanging, plus
-N(0, 1) * reset_noise_scale on qpos and qvel. An episode is truncated after 500 steps of 0.02 s.
+N(0, 1) * reset_noise_scale on qpos and qvel. An episode is truncated after 250 steps of 0.04 s.
 
 The reward is smooth everywhere, and so is the step except at the ends of the rail (+-1.8 m). No
 gradient: beyond [-1, 1] an action reaches the reward through its cost only.
@@ -78,7 +78,7 @@ class CartPoleSwingUp(Task):
     """See the module docstring."""
 
     xml = "cartpole_swingup.xml"
-    frame_skip = 2
+    frame_skip = 4
     kernel = cartpole_swingup_outputs
     reads = ("qpos", "qvel", "action")
     params = CartPoleSwingUpParams

@@ -1,0 +1,244 @@
+"""The tasks: parity with Gymnasium's v5, adjoints of the outputs kernels, what is refused."""
+
+import warnings
+from importlib.resources import files
+
+import gymnasium as gym
+import mujoco
+import numpy as np
+import pytest
+import warp as wp
+
+import diffenvs
+from diffenvs.env import _load_task
+from diffenvs.physics import State
+from diffenvs.task import Task
+from diffenvs.tasks.cartpole_swingup import CartPoleSwingUp, CartPoleSwingUpParams
+from diffenvs.tasks.hopper import Hopper
+
+TASKS = {id: _load_task(task) for id, (task, _) in diffenvs.TASKS.items()}
+WITHOUT_CONTACT_FORCES = {"include_cfrc_ext_in_observation": False, "contact_cost_weight": 0.0}
+V5 = {
+    "DiffHopper-v0": ("Hopper-v5", {}),
+    "DiffHalfCheetah-v0": ("HalfCheetah-v5", {}),
+    "DiffAnt-v0": ("Ant-v5", WITHOUT_CONTACT_FORCES),
+}
+NWORLD = 64
+
+
+class Launched:
+    """The outputs kernel of a task, called on arrays of our choice."""
+
+    def __init__(self, task, rng):
+        self.task = task
+        mjm = task.mjm
+        self.nq, self.nv, self.nu = mjm.nq, mjm.nv, mjm.nu
+        near = task.init_qpos + rng.normal(size=(NWORLD, self.nq)) * 0.3
+        # Each state field has as many columns as the model says, whether the task reads it or not.
+        self.values = {
+            "qpos_prev": near,
+            "qvel_prev": rng.normal(size=(NWORLD, self.nv)),
+            "qpos": near + rng.normal(size=(NWORLD, self.nq)) * 0.02,
+            "qvel": rng.normal(size=(NWORLD, self.nv)) * 3.0,
+            "action": rng.uniform(-1.5, 1.5, size=(NWORLD, self.nu)),
+        }
+        columns = len(task.state_info) + len(task.step_info)
+        self.outputs = (
+            wp.zeros((NWORLD, task.obs_size), dtype=float),
+            wp.zeros(NWORLD, dtype=float),
+            wp.zeros(NWORLD, dtype=wp.bool),
+            wp.zeros((NWORLD, columns), dtype=float),
+        )
+
+    def arrays(self, values):
+        """The arguments (prev, state, action) of the task's launches."""
+        device = {
+            name: wp.array(np.ascontiguousarray(value, dtype=np.float32), dtype=float)
+            for name, value in values.items()
+        }
+        none = wp.zeros((NWORLD, 0), dtype=float)
+        prev = State(device["qpos_prev"], device["qvel_prev"], none, none)
+        return prev, State(device["qpos"], device["qvel"], none, none), device["action"]
+
+    def __call__(self, values=None):
+        """Return obs, reward, terminated, info as NumPy arrays."""
+        self.task.launch_outputs(*self.arrays(values or self.values), self.outputs)
+        return [x.numpy().copy() for x in self.outputs]
+
+    def vjp(self, adj_obs, adj_reward):
+        """Cotangents of all inputs for those of obs and reward."""
+        zeros = {name: np.zeros_like(value) for name, value in self.values.items()}
+        adj = self.arrays(zeros)
+        self.task.launch_outputs_vjp(
+            (*self.arrays(self.values), self.outputs),
+            wp.array(adj_obs, dtype=float),
+            wp.array(adj_reward, dtype=float),
+            adj,
+        )
+        prev, state, action = adj
+        names = (prev.qpos, prev.qvel, state.qpos, state.qvel, action)
+        return dict(zip(self.values, (x.numpy() for x in names), strict=True))
+
+
+@pytest.fixture(params=list(TASKS))
+def launched(request, rng):
+    """The outputs kernel of each task of the registry."""
+    return Launched(TASKS[request.param](), rng)
+
+
+def _reference(id, **kwargs):
+    """Gymnasium's environment of the same name."""
+    v5, extra = V5[id]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return gym.make(v5, **extra, **kwargs).unwrapped
+
+
+@pytest.mark.parametrize("id", V5)
+def test_keywords_and_spaces_vs_gymnasium(id):
+    """Defaults, control step, action bounds and the reset's info are those of the v5 task."""
+    task, reference = TASKS[id](), _reference(id)
+    for name, value in task.defaults.items():
+        np.testing.assert_allclose(value, getattr(reference, f"_{name}"), err_msg=name)
+    assert task.dt == pytest.approx(reference.dt)
+    assert task.nstep == reference.frame_skip
+    np.testing.assert_allclose(task.init_qpos, reference.init_qpos)
+    assert set(task.state_info) == set(reference._get_reset_info())
+
+
+def test_outputs_vjp_vs_finite_differences(launched, rng):
+    """The generated adjoint agrees with central differences of the kernel, in every input."""
+    adj_obs = rng.normal(size=launched.outputs[0].shape).astype(np.float32)
+    adj_reward = rng.normal(size=NWORLD).astype(np.float32)
+    # Away from what is not differentiable: the clip of velocities, and the edge of health.
+    launched.values["qvel"] = np.clip(launched.values["qvel"], -9.0, 9.0)
+    exact = launched.vjp(adj_obs, adj_reward)
+    step = 1e-2
+
+    def value(values):
+        obs, reward, terminated, _ = launched(values)
+        total = (obs.astype(float) * adj_obs).sum(axis=1) + reward.astype(float) * adj_reward
+        return total, terminated
+
+    for name, primal in launched.values.items():
+        for column in range(primal.shape[1]):
+            sides = []
+            for sign in (1.0, -1.0):
+                moved = primal.copy()
+                moved[:, column] += sign * step
+                sides.append(value(launched.values | {name: moved}))
+            smooth = sides[0][1] == sides[1][1]
+            assert smooth.mean() > 0.7
+            difference = (sides[0][0] - sides[1][0]) / (2 * step)
+            np.testing.assert_allclose(
+                exact[name][smooth, column],
+                difference[smooth],
+                rtol=1e-3,
+                atol=1e-4 + 1e-3 * np.abs(difference).max(),
+                err_msg=f"{name}[{column}]",
+            )
+    for name in launched.task.reads:
+        assert np.abs(exact[name]).max() > 2e-3
+
+
+def test_hopper_clip_has_no_gradient(rng):
+    """A clipped velocity is 10 in the observation, and passes nothing back."""
+    launched = Launched(Hopper(), rng)
+    launched.values["qvel"][:, 3] = 12.0
+    obs = launched()[0]
+    adj = launched.vjp(np.ones_like(obs), np.zeros(NWORLD, dtype=np.float32))
+    assert (obs[:, 5 + 3] == 10.0).all()
+    assert (adj["qvel"][:, 3] == 0.0).all()
+    assert (adj["qvel"][:, 2] == 1.0).all()
+
+
+@pytest.mark.parametrize("field", ["qpos", "qvel"])
+def test_ant_terminates_on_nan(field, rng):
+    """A number of the state that is not finite ends the episode."""
+    launched = Launched(TASKS["DiffAnt-v0"](), rng)
+    launched.values[field][:, 5] = np.nan
+    assert launched()[2].all()
+
+
+def test_cartpole_reward_is_greatest_upright_and_centred(rng):
+    """The reward is 1 at rest, upright, in the middle, and below it in every other state."""
+    launched = Launched(CartPoleSwingUp(), rng)
+    assert launched()[1].max() < 1.0
+    for value in launched.values.values():
+        value[:] = 0.0
+    obs, reward, _, _ = launched()
+    np.testing.assert_allclose(reward, 1.0)
+    np.testing.assert_allclose(obs[0], [0, 1, 0, 0, 0])
+    assert launched.task.init_qpos[1] == pytest.approx(np.pi)  # starts hanging
+
+
+def test_parameters_reach_the_kernel(rng):
+    """A keyword changes what it names and nothing else."""
+    rewards = {}
+    for weight in (1e-3, 1.0):
+        launched = Launched(Hopper(ctrl_cost_weight=weight), np.random.default_rng(0))
+        rewards[weight] = launched()[1]
+    effort = (launched.values["action"].astype(np.float32) ** 2).sum(axis=1)
+    np.testing.assert_allclose(rewards[1e-3] - rewards[1.0], 0.999 * effort, rtol=1e-3, atol=1e-3)
+    launched = Launched(Hopper(terminate_when_unhealthy=False), rng)
+    assert not launched()[2].any()
+
+
+def test_options_of_the_model(tmp_path):
+    """frame_skip, integrator and xml_file do what they say."""
+    task = Hopper(frame_skip=2, integrator="euler")
+    assert task.dt == pytest.approx(0.004)
+    assert task.mjm.opt.integrator == mujoco.mjtIntegrator.mjINT_EULER
+    text = files("envs_assets").joinpath("hopper.xml").read_text()
+    path = tmp_path / "own.xml"
+    path.write_text(text.replace('timestep="0.002"', 'timestep="0.001"'))
+    assert Hopper(xml_file=str(path)).dt == pytest.approx(0.004)
+
+
+@pytest.mark.parametrize(
+    ("kwargs", "error", "message"),
+    [
+        ({"ctrl_cost_wieght": 1.0}, TypeError, r"Hopper has no parameter 'ctrl_cost_wieght'; did "
+         r"you mean 'ctrl_cost_weight'\? It has 'forward_reward_weight', 'ctrl_cost_weight', "),
+        ({"zzz": 1.0}, TypeError, r"Hopper has no parameter 'zzz' It has 'forward_reward_weight'"),
+        ({"ctrl_cost_weight": "much"}, TypeError, "ctrl_cost_weight is a number, not 'much'"),
+        ({"healthy_z_range": 0.7}, TypeError, r"healthy_z_range is two numbers \(low, high\), not"),
+        ({"healthy_z_range": (0, 1, 2)}, TypeError, r"two numbers \(low, high\), not \(0, 1, 2\)"),
+        ({"terminate_when_unhealthy": 1}, TypeError, "terminate_when_unhealthy is True or False"),
+        ({"integrator": "RK4"}, ValueError, r"'RK4' is not one of \['euler', 'implicitfast'\]"),
+        ({"frame_skip": 0}, ValueError, "frame_skip must be an integer >= 1, not 0"),
+        ({"frame_skip": 1.5}, ValueError, "frame_skip must be an integer >= 1, not 1.5"),
+        ({"xml_file": "no.xml"}, FileNotFoundError, "'no.xml' is neither a file nor an asset"),
+    ],
+)  # fmt: skip
+def test_construction_refuses(kwargs, error, message):
+    """What a task does not know or cannot use is refused by name, with what is accepted."""
+    with pytest.raises(error, match=message):
+        Hopper(**kwargs)
+
+
+def test_contact_forces_are_refused():
+    """Contact forces, which have no adjoint yet, cannot be asked for; leaving them out can."""
+    ant = TASKS["DiffAnt-v0"]
+    ant(include_cfrc_ext_in_observation=False, contact_cost_weight=0.0, main_body=1)
+    with pytest.raises(ValueError, match=r"Ant accepts only include_cfrc_ext_in_observation=False"):
+        ant(include_cfrc_ext_in_observation=True)
+    with pytest.raises(ValueError, match=r"Ant accepts only contact_cost_weight=0\.0: contact for"):
+        ant(contact_cost_weight=5e-4)
+
+
+def test_task_class_is_checked():
+    """A task that reads what has no adjoint, or whose kernel has other arguments, is no class."""
+    with pytest.raises(TypeError, match=r"Blind reads \['xpos'\], which the adjoint"):
+
+        class Blind(Task):
+            kernel = CartPoleSwingUp.kernel
+            reads = ("qpos", "xpos")
+            params = CartPoleSwingUpParams
+
+    with pytest.raises(TypeError, match=r"has the arguments \['p', 'qpos_in', 'qvel_in', 'action_"):
+
+        class Deaf(Task):
+            kernel = CartPoleSwingUp.kernel
+            reads = ("qpos", "action")
+            params = CartPoleSwingUpParams
