@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -54,6 +55,10 @@ class WorldRenderer:
         self.mjd.qpos[:], self.mjd.qvel[:] = qpos, qvel
         mujoco.mj_forward(self.mjm, self.mjd)
         try:
+            if self.mode == "human" and not self._renderer._viewers:
+                _check_display()
+            for viewer in self._renderer._viewers.values():
+                viewer.make_context_current()  # another environment may have drawn since
             with _headless_backend(self.mode):
                 return self._renderer.render(self.mode)
         except Exception as error:
@@ -68,8 +73,26 @@ class WorldRenderer:
             ) from error
 
     def close(self) -> None:
-        """Free the GL context."""
+        """Free the GL context and what is in it."""
+        if self.mode != "human":
+            for viewer in self._renderer._viewers.values():
+                # Left to the garbage collector, this would free the buffers of that name in the
+                # context that is current then: those of another environment.
+                viewer.make_context_current()
+                viewer.con.free()
         self._renderer.close()
+        self._renderer._viewers.clear()
+
+
+def _check_display() -> None:
+    """Raise where no window can be opened: GLFW would go on and end the whole process."""
+    import glfw
+
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        ready = glfw.init() and glfw.get_primary_monitor() is not None
+    if not ready:
+        raise RuntimeError("; ".join(str(w.message) for w in caught) or "there is no monitor")
 
 
 class _headless_backend:
