@@ -1,0 +1,108 @@
+"""Windows of every task: their gradient against central differences of C MuJoCo in float64."""
+
+from importlib.resources import files
+
+import mujoco
+import numpy as np
+import pytest
+
+from diffenvs.physics import finite_diff as fd
+
+NUM_ENVS = 16
+STEPS = 3
+
+
+def _forward_reward(weight, ctrl_cost):
+    """Reward of a runner: velocity along x and control cost; what it gets for standing is flat."""
+
+    def reward(before, qpos, qvel, action, dt):
+        return weight * (qpos[0] - before[0]) / dt - ctrl_cost * np.sum(action**2)
+
+    return reward
+
+
+def _cartpole_reward(before, qpos, qvel, action, dt):
+    """Reward of the cart-pole, from its docstring."""
+    upright = 0.5 * (1 + np.cos(qpos[1]))
+    return upright - 0.1 * qpos[0] ** 2 - 0.001 * qvel[1] ** 2 - 0.01 * action[0] ** 2
+
+
+def _return_in_c(mjm, envs, reward, qpos, qvel, actions):
+    """Sum of the rewards of a window by C MuJoCo, from a cold start of the solver."""
+    data = mujoco.MjData(mjm)
+    data.qpos[:], data.qvel[:] = qpos, qvel
+    total = 0.0
+    for action in actions:
+        before = data.qpos.copy()
+        data.ctrl[:] = action
+        mujoco.mj_step(mjm, data, envs.task.nstep)
+        total += reward(before, data.qpos, data.qvel, action, envs.dt)
+    return total
+
+
+def _differences(function, x, width):
+    """Gradient of a function of a vector by central differences."""
+    gradient = np.zeros_like(x)
+    for i in range(len(x)):
+        step = np.zeros_like(x)
+        step[i] = width
+        gradient[i] = (function(x + step) - function(x - step)) / (2 * width)
+    return gradient
+
+
+@pytest.mark.parametrize(
+    ("id", "reward"),
+    [
+        ("DiffCartPoleSwingUp-v0", _cartpole_reward),
+        ("DiffHopper-v0", _forward_reward(1.0, 1e-3)),
+        ("DiffHalfCheetah-v0", _forward_reward(1.0, 0.1)),
+        ("DiffAnt-v0", _forward_reward(1.0, 0.5)),
+    ],
+)
+def test_window_gradient_vs_c_mujoco(id, reward, make, tmp_path):
+    """d(sum of rewards) / d(qpos, qvel, actions) of three steps, from states of random play.
+
+    Worlds in which two widths of the differences disagree are next to a change of the active
+    constraints; they are left out, and may not be many. Ant gets elliptic cones: mujoco_warp turns
+    the friction pyramid of steep capsules, which its legs are now and then.
+    """
+    kwargs = {"max_episode_steps": -1}
+    if id in ("DiffHopper-v0", "DiffAnt-v0"):
+        kwargs["terminate_when_unhealthy"] = False
+    if id == "DiffAnt-v0":
+        xml = files("envs_assets").joinpath("ant.xml").read_text()
+        path = tmp_path / "ant.xml"
+        path.write_text(xml.replace("<option ", '<option cone="elliptic" '))
+        kwargs["xml_file"] = str(path)
+    envs = make(id, num_envs=NUM_ENVS, **kwargs)
+    envs.reset(seed=0)
+    mjm, nq, nv = fd.converged(envs.model), envs.model.nq, envs.model.nv
+    contacts = 0.0 if id == "DiffCartPoleSwingUp-v0" else 0.5
+    states = fd.contact_rich_states(envs.model, NUM_ENVS, seed=3, contacts=contacts, max_speed=20.0)
+    rng = np.random.default_rng(4)
+    actions = rng.uniform(-0.9, 0.9, (STEPS, *envs.action_space.shape)).astype(np.float32)
+    envs.set_state(states.qpos, states.qvel)
+    for action in actions:
+        envs.grad_step(action)
+    adj_actions = envs.backward(None, np.ones((STEPS, NUM_ENVS), np.float32))
+    start = envs.adj_initial_state
+    errors, skipped = [], 0
+    for world in range(NUM_ENVS):
+
+        def total(x, shape=actions[:, world].shape):
+            qpos, qvel, given = np.split(x, [nq, nq + nv])
+            return _return_in_c(mjm, envs, reward, qpos, qvel, given.reshape(shape))
+
+        x = [states.qpos[world], states.qvel[world], actions[:, world].ravel()]
+        x = np.concatenate(x).astype(float)
+        wanted, other = (_differences(total, x, width) for width in (1e-6, 1e-5))
+        if fd.relative_error(other, wanted) > 1e-4:
+            skipped += 1
+            continue
+        found = (start.qpos[world], start.qvel[world], adj_actions[:, world].ravel())
+        for value, gradient in zip(found, np.split(wanted, [nq, nq + nv]), strict=True):
+            assert np.linalg.norm(gradient) > 1e-6
+            errors.append(fd.relative_error(value, gradient))
+    assert skipped <= NUM_ENVS // 4
+    assert np.median(errors) <= 1e-4
+    assert max(errors) <= 3e-3
