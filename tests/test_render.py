@@ -143,8 +143,9 @@ def test_two_environments_draw_in_turn(env):
     assert _difference(env.render(), frame) < 0.1
     assert _difference(other.render(), pole) < 0.1
     other.close()
+    assert _difference(env.render(), frame) < 0.1
     del other
-    gc.collect()
+    gc.collect()  # frees what close() left behind, in the context that drew last
     assert _difference(env.render(), frame) < 0.1
 
 
