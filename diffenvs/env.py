@@ -389,23 +389,21 @@ class DiffVectorEnv(gym.vector.VectorEnv):
         if given is None:
             return wp.array(np.ones(self.num_envs, dtype=bool), device=self.device), True
         what = f"{self._name}: options['reset_mask']"
-        if isinstance(given, wp.array):
+        if isinstance(given, np.ndarray):
             mask = given
-        elif isinstance(given, np.ndarray):
-            if given.dtype == np.bool_ and not given.any():
-                raise ValueError(f"{what} must have at least one True")
-            mask = given
+        elif isinstance(given, wp.array):
+            mask = given.numpy()
         elif type(given).__module__.startswith("torch"):
             mask = given.detach().cpu().numpy()
         else:
             raise TypeError(f"{what} must be an array of bool, not {type(given)}")
-        if tuple(mask.shape) != (self.num_envs,):
+        if mask.shape != (self.num_envs,):
             raise ValueError(f"{what} must have the shape ({self.num_envs},), not {mask.shape}")
-        if mask.dtype not in (np.bool_, wp.bool):
+        if mask.dtype != np.bool_:
             raise TypeError(f"{what} must be of dtype bool, not {mask.dtype}")
-        if isinstance(mask, np.ndarray):
-            mask = wp.array(mask, dtype=wp.bool, device=self.device)
-        return mask, False
+        if not mask.any():
+            raise ValueError(f"{what} must have at least one True")
+        return wp.array(mask, dtype=wp.bool, device=self.device), False
 
     def _seeds(self, seed: Any, everywhere: bool) -> tuple[wp.array, wp.array]:
         """Return which worlds take a new seed, and the seeds."""
@@ -482,6 +480,7 @@ class DiffEnv(gym.Env, EzPickle):
         self.dt = self.worlds.dt
         self.init_qpos = self.worlds.task.init_qpos.copy()
         self.init_qvel = self.worlds.task.init_qvel.copy()
+        self._terminated = False
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
@@ -491,6 +490,7 @@ class DiffEnv(gym.Env, EzPickle):
         if seed is None and not self.worlds._seeded and self.worlds._first_seed is None:
             seed = int(self.np_random.integers(2**31))
         obs, info = self.worlds.reset(seed=seed)
+        self._terminated = False
         return obs[0], _first(info)
 
     def step(self, action: Any) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
@@ -538,6 +538,7 @@ class DiffEnv(gym.Env, EzPickle):
         """Put the world into a state; `act` None is zero."""
         act = None if act is None else np.asarray(act)[None]
         self.worlds.set_state(np.asarray(qpos)[None], np.asarray(qvel)[None], act)
+        self._terminated = False
 
     def state_vector(self) -> np.ndarray:
         """Return qpos and qvel in one array."""
@@ -559,12 +560,17 @@ class DiffEnv(gym.Env, EzPickle):
                 f"{self.worlds.task.name}: an action has the shape {self.action_space.shape}, not "
                 f"{action.shape}"
             )
+        if self._terminated:
+            raise AssertionError(
+                f"{self.worlds.task.name}: the episode has terminated; call reset() before the "
+                "next step"
+            )
         return action[None]
 
-    @staticmethod
-    def _single(outputs: Any) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
+    def _single(self, outputs: Any) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
         obs, reward, terminated, truncated, info = outputs
-        return obs[0], float(reward[0]), bool(terminated[0]), bool(truncated[0]), _first(info)
+        self._terminated = bool(terminated[0])
+        return obs[0], float(reward[0]), self._terminated, bool(truncated[0]), _first(info)
 
 
 def _first(info: dict[str, Any]) -> dict[str, float]:

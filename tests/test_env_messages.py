@@ -169,3 +169,30 @@ def test_render_without_a_mode(make):
 def test_state_has_three_fields():
     """The state and its cotangent are the same kind of tuple."""
     assert numpy_bridge.EnvState._fields == ("qpos", "qvel", "act")
+
+
+def test_step_after_termination():
+    """One world that has terminated asks for a reset; reset and set_state satisfy it."""
+    env = gym.make(HOPPER, healthy_z_range=(5.0, 6.0)).unwrapped
+    env.reset(seed=0)
+    action = np.zeros(3, np.float32)
+    assert env.step(action)[2]
+    for step in (env.step, env.grad_step):
+        with pytest.raises(AssertionError, match=r"Hopper: the episode has terminated; call reset"):
+            step(action)
+    env.reset()
+    env.grad_step(action)
+    env.set_state(env.init_qpos, env.init_qvel)
+    env.step(action)
+
+
+@pytest.mark.parametrize("arrays", ["torch", "warp"])
+def test_empty_reset_mask_on_the_device(arrays, make):
+    """A mask without a True is refused for every kind of array."""
+    envs = make(CARTPOLE, arrays=arrays)
+    envs.reset(seed=0)
+    mask = wp.zeros(3, dtype=wp.bool, device=envs.device)
+    if arrays == "torch":
+        mask = wp.to_torch(mask)
+    with pytest.raises(ValueError, match="must have at least one True"):
+        envs.reset(options={"reset_mask": mask})
