@@ -275,9 +275,7 @@ def test_step_vjp_vs_central_differences_options(change, cone):
     check(mjm, feature_models.states(mjm, NUM_STATES, seed=3))
 
 
-@pytest.mark.parametrize(
-    ("name", "integrator"), [("arm", "implicitfast"), ("landing", "euler")]
-)
+@pytest.mark.parametrize(("name", "integrator"), [("arm", "implicitfast"), ("landing", "euler")])
 def test_step_vjp_vs_central_differences_substeps(name, integrator):
     """Four substeps in one recorded step are differentiated through."""
     mjm = feature_models.load(name, integrator)

@@ -158,9 +158,7 @@ def test_gradient_and_tangent_are_inverse():
         inputs=[*joints, q, wp.array(given, dtype=float)],
         outputs=[gradient],
     )
-    wp.launch(
-        tangent.tangent_from_gradient, dim=dim, inputs=[*joints, q, gradient], outputs=[back]
-    )
+    wp.launch(tangent.tangent_from_gradient, dim=dim, inputs=[*joints, q, gradient], outputs=[back])
     assert np.abs(back.numpy() - given).max() < 1e-5
     # and the gradient is the one that moves along the tangent: g . dq = l . dtheta
     step = rng.normal(size=mjm.nv) * 1e-4

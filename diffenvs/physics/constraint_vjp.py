@@ -33,9 +33,7 @@ _MAXIMP = wp.constant(float(mujoco.mjMAXIMP))
 
 
 @wp.func
-def kbip(
-    disableflags: int, timestep: float, solref: wp.vec2, solimp: vec5, pos: float
-) -> wp.vec4:
+def kbip(disableflags: int, timestep: float, solref: wp.vec2, solimp: vec5, pos: float) -> wp.vec4:
     """(k, b, I, dI/dpos) of a row, as MuJoCo documents solref and solimp."""
     timeconst = solref[0]
     dmin = wp.clamp(solimp[0], _MINIMP, _MAXIMP)
@@ -69,9 +67,7 @@ def kbip(
             rest = (1.0 - x) / (1.0 - mid)
             y = 1.0 - wp.pow(rest, power) * (1.0 - mid)
             dy = power * wp.pow(rest, power - 1.0)
-    return wp.vec4(
-        k, b, dmin + y * (dmax - dmin), wp.sign(pos) * dy * (dmax - dmin) / width
-    )
+    return wp.vec4(k, b, dmin + y * (dmax - dmin), wp.sign(pos) * dy * (dmax - dmin) / width)
 
 
 @wp.func
