@@ -131,7 +131,10 @@ class DiffVectorEnv(gym.vector.VectorEnv):
         self.single_observation_space = gym.spaces.Box(
             -np.inf, np.inf, (self.task.obs_size,), np.float32
         )
-        low, high = self.model.actuator_ctrlrange.astype(np.float32).T
+        limited = self.model.actuator_ctrllimited.astype(bool)[:, None]
+        unlimited = np.array([-np.inf, np.inf])
+        ctrlrange = np.where(limited, self.model.actuator_ctrlrange, unlimited)
+        low, high = ctrlrange.astype(np.float32).T
         self.single_action_space = gym.spaces.Box(low, high, dtype=np.float32)
         self.observation_space = batch_space(self.single_observation_space, self.num_envs)
         self.action_space = batch_space(self.single_action_space, self.num_envs)
@@ -211,12 +214,18 @@ class DiffVectorEnv(gym.vector.VectorEnv):
         Returns:
             The observations of all worlds, and the state columns of info.
         """
+        unknown = set(options or ()) - {"reset_mask"}
+        if unknown:
+            raise ValueError(
+                f"{self._name}: reset knows no options {sorted(unknown)}; it has 'reset_mask'"
+            )
         given = options.get("reset_mask") if options else None
         mask, everywhere = self._reset_mask(given)
         reseed, seeds = self._seeds(seed, everywhere)
         with paused_tape(), self._stream():
             self.rollout.reset(mask, reseed, seeds)
             if everywhere:
+                self.rollout.misused.zero_()  # this is what was asked for
                 self.rollout.detach()
                 self._forget()
         with self._stream():  # not paused: what the other worlds hand on belongs on the tape
@@ -357,7 +366,10 @@ class DiffVectorEnv(gym.vector.VectorEnv):
         return self._bridge.state()
 
     def set_state(self, qpos: Any, qvel: Any, act: Any = None) -> None:
-        """Put the worlds into a state; `act` None is zero. No world is done after it."""
+        """Put the worlds into a state; `act` None is zero.
+
+        No world is done after it, and the time limit counts anew.
+        """
         physics = self.rollout.physics
         if act is None:
             act = np.zeros((self.num_envs, physics.na), dtype=np.float32)
@@ -485,7 +497,10 @@ class DiffEnv(gym.Env, EzPickle):
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[np.ndarray, dict[str, Any]]:
-        """Begin an episode: the first of the seed, or the next one."""
+        """Begin an episode: the first of the seed, or the next one. There are no options."""
+        if options:
+            name = self.worlds.task.name
+            raise ValueError(f"{name}: reset has no options, not {sorted(options)}")
         super().reset(seed=seed)
         if seed is None and not self.worlds._seeded and self.worlds._first_seed is None:
             seed = int(self.np_random.integers(2**31))

@@ -56,7 +56,7 @@ class NumpyBridge:
             rollout.grad_step(actions)
         else:
             rollout.step(actions)
-        rollout.physics.check_overflow()
+        rollout.settle()
         out = rollout.step_out
         self._done = self.read(out.terminated) | self.read(rollout.truncated)
         return self.read(rollout.obs), self.read(out.reward), self.read(out.obs)

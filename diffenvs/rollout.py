@@ -120,6 +120,7 @@ class Rollout:
         self.max_episode_steps = max_episode_steps
         self.window = window
         self.recorded = 0
+        self._unchecked = 0  # steps since the last `check_health`
         self.physics = Physics(
             task.mjm, num_envs, device, nstep=task.nstep, nconmax=nconmax, njmax=njmax
         )
@@ -239,6 +240,7 @@ class Rollout:
         self.last = self._plain
         self._plain.action.assign(action)
         self._replay(self._plain, "step", lambda: self._launch_step(self._plain))
+        self._watch()
 
     def grad_step(self, action: Any) -> Ticket:
         """Step with a record in the next slot of the window."""
@@ -258,6 +260,7 @@ class Rollout:
         slot.action.assign(action)
         self._replay(slot, "step", lambda: self._launch_step(slot))
         self.recorded += 1
+        self._watch()
         return Ticket(self.recorded - 1, slot.version)
 
     def _launch_step(self, slot: Slot) -> None:
@@ -316,6 +319,7 @@ class Rollout:
         Overwrites `adj.state` and `adj.action`, and leaves the incoming cotangents as they are.
         """
         self.check(ticket)
+        self.settle()
         slot, adj = self._slots[ticket.slot], self.adj
         self._replay(slot, "backward", lambda: self._launch_backward(slot, adj))
 
@@ -357,6 +361,7 @@ class Rollout:
             self.state.act.assign(act)
         self.state.qacc_warmstart.zero_()
         self.pending.zero_()
+        self.elapsed.zero_()
         self.observe()
 
     # Graphs and checks
@@ -384,8 +389,20 @@ class Rollout:
             slot.graphs[name] = graph
         wp.capture_launch(graph, stream=self.device.stream if self.device.is_cuda else None)
 
+    def _watch(self) -> None:
+        """Look after every step on the CPU; on CUDA, where it means waiting, every 64 steps."""
+        self._unchecked += 1
+        if self.device.is_cpu or self._unchecked >= 64:
+            self.check_health()
+
+    def settle(self) -> None:
+        """Look now, if there was a step since the last look."""
+        if self._unchecked:
+            self.check_health()
+
     def check_health(self) -> None:
         """Read back (a host synchronisation) whether anything went wrong since the last call."""
+        self._unchecked = 0
         self.physics.check_overflow()
         if self.misused.numpy()[0]:
             self.misused.zero_()

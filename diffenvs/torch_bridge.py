@@ -137,8 +137,6 @@ class _GradStep(torch.autograd.Function):
         nxt, start = adj.next_state, adj.state
         with bridge.stream():
             rollout.check(ctx.ticket)
-            if ctx.ticket.slot == rollout.recorded - 1:
-                rollout.check_health()  # once per window: it waits for the device
             targets = (adj.obs, adj.reward, adj.final_obs, nxt.qpos, nxt.qvel, nxt.act)
             for target, cotangent in zip(targets, cotangents, strict=True):
                 if target.size:

@@ -204,7 +204,7 @@ def evaluate(envs, policy: Policy, seed: int) -> tuple[Tensor, Tensor]:
 def record_video(cfg: Config, policy: Policy, folder: Path) -> str:
     """Film one episode; return where it is, or why it could not be filmed."""
     try:
-        env = gym.make(cfg.env, render_mode="rgb_array", device="cpu")
+        env: Any = gym.make(cfg.env, render_mode="rgb_array", device="cpu")
         quality = env.unwrapped.model.vis.quality  # where there is no GPU to draw with
         quality.shadowsize, quality.offsamples = 1024, 0
         env = gym.wrappers.RecordVideo(env, str(folder), name_prefix="episode", disable_logger=True)

@@ -127,9 +127,8 @@ def test_disabled_mode_table(vector, actions, assert_same):
 
 
 @pytest.mark.parametrize("arrays", ["torch", "warp"])
-@pytest.mark.parametrize("how", ["reset", "detach"])
-def test_disabled_mode_reports_a_done_world_on_device(arrays, how, vector, to_numpy):
-    """Device arrays: stepping a done world is reported when the host next waits for the device."""
+def test_disabled_mode_reports_a_done_world_on_device(arrays, vector, to_numpy):
+    """Device arrays: stepping a done world is reported, on CUDA when the host next waits for it."""
     envs = vector(HOPPER, autoreset_mode="DISABLED", arrays=arrays)
     qpos, qvel, _ = map(to_numpy, envs.state)
     qpos[1, 2] = 0.5
@@ -140,10 +139,10 @@ def test_disabled_mode_reports_a_done_world_on_device(arrays, how, vector, to_nu
         zeros = wp.zeros(envs.action_space.shape, dtype=float, device=envs.device)
     envs.grad_step(zeros)
     envs.detach()
-    envs.grad_step(zeros)
     with pytest.raises(AssertionError, match=r"worlds that were done were stepped.*reset_mask"):
-        getattr(envs, how)()
-    envs.reset(seed=0)  # the report is made once
+        envs.grad_step(zeros)
+        envs.detach()
+    envs.reset(seed=0)  # what the message asks for is not refused
 
 
 @pytest.mark.parametrize("mode", ["NEXT_STEP", "SAME_STEP"])

@@ -248,7 +248,7 @@ def test_step_refuses_wrong_arrays(ant):
         physics.step(state, wp.zeros((3, 8), dtype=float, device=physics.device))
     with pytest.raises(ValueError, match=r"ctrl is a ndarray, not a wp\.array"):
         physics.step(state, ctrl.numpy())
-    with pytest.raises(ValueError, match="nworld is 0; it must be at least 1"):
+    with pytest.raises(ValueError, match="nworld is 0; it must be an integer, at least 1"):
         Physics(physics.mjm, 0)
     with pytest.raises(RuntimeError, match="this record holds no step yet"):
         physics.launch_step_vjp(physics.make_record(), state, state, ctrl)
@@ -270,11 +270,16 @@ def test_overflow_is_raised(limit):
     mjm = feature_models.load("landing", "implicitfast")
     states = feature_models.states(mjm, NUM_STATES)
     physics = Physics(mjm, NUM_STATES, **{limit: 2 if limit == "njmax" else 1})
-    state, ctrl = _state(physics, states)
+    state, ctrl = _state(physics, states, requires_grad=True)
     physics.launch_step(state, ctrl, physics.make_state())
     with pytest.raises(RuntimeError, match=f"raise {limit}"):
         physics.check_overflow()
     physics.check_overflow()  # reported once
+    # a step on a tape tells by itself, on CUDA when its gradient is asked for
+    with pytest.raises(RuntimeError, match=f"raise {limit}"), wp.Tape() as tape:
+        out = physics.step(state, ctrl)
+        out.qvel.grad.fill_(1.0)
+        tape.backward()
 
 
 def test_gradient_of_qpos_is_orthogonal_to_quaternions(ant):

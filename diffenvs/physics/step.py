@@ -82,9 +82,12 @@ class Physics:
         njmax: int | None = None,
     ):
         check_model(mjm)
-        for name, value in (("nworld", nworld), ("nstep", nstep)):
-            if value < 1:
-                raise ValueError(f"Physics: {name} is {value}; it must be at least 1")
+        sizes = {"nworld": nworld, "nstep": nstep, "nconmax": nconmax, "njmax": njmax}
+        for name, value in sizes.items():
+            if value is None and name.endswith("max"):
+                continue
+            if not isinstance(value, int | np.integer) or value < 1:
+                raise ValueError(f"Physics: {name} is {value!r}; it must be an integer, at least 1")
         self.mjm = mjm
         self.nworld = nworld
         self.nstep = nstep
@@ -93,14 +96,15 @@ class Physics:
         with wp.ScopedDevice(self.device):
             self.m = mjw.put_model(mjm)
             self.m.opt.warn_overflow = 0  # check_overflow raises instead
-            ncon, nrow = _sizes(mjm, self.m)
-            self.nconmax = min(ncon, 64) if nconmax is None else nconmax
-            njmax = min(nrow, 192) if njmax is None else njmax
+            self.nconmax = min(_most_contacts(mjm, self.m), 64) if nconmax is None else nconmax
+            if njmax is None:
+                njmax = min(_most_rows(mjm, self.nconmax), 192)
             self.d = mjw.make_data(mjm, nworld, nconmax=self.nconmax, njmax=njmax)
             self._solver_workspace = ctx = solver_hessian.make_workspace(self.m, self.d)
             self._flags = Flags.of(mjm, self.m.body_freeadr.size)
             self._scratch = Substep(self.d, ctx.h, ctx.hfactor, ctx.Jaref)
             self._workspace = Workspace(self.m, self.d)
+        self._unchecked = 0  # steps since the last look at overflows
         self._staged: StagedStep | None = None  # of `step` without a tape
         self._free: list[StagedStep] = []  # of `step` on tapes that are gone
 
@@ -244,6 +248,7 @@ class Physics:
         Raises:
             RuntimeError: names what did not fit, the worlds, and the argument to raise.
         """
+        self._unchecked = 0
         overflow = self.d.overflow.numpy()
         bits = int(np.bitwise_or.reduce(overflow, initial=0))
         if not bits & sum(int(b) for b in _OVERFLOW):
@@ -252,6 +257,16 @@ class Physics:
         self.d.overflow.zero_()
         what = [text.format(p=self) for bit, text in _OVERFLOW.items() if bits & bit]
         raise RuntimeError(f"Physics: in worlds {worlds[:8].tolist()}: " + "; ".join(what))
+
+    def watch_overflow(self, steps: int = 1) -> None:
+        """Calls `check_overflow` now and then: on the CPU always, on CUDA every 64 steps.
+
+        Args:
+            steps: how many were made; 0 asks for a look if there was none since the last step.
+        """
+        self._unchecked += steps
+        if self._unchecked and (steps == 0 or self.device.is_cpu or self._unchecked >= 64):
+            self.check_overflow()
 
     def step(self, state: State, ctrl: wp.array) -> State:
         """Advances all worlds by `nstep` physics steps, as a replayed graph.
@@ -268,6 +283,8 @@ class Physics:
 
         Raises:
             ValueError: an array has another shape, dtype or device.
+            RuntimeError: contacts or constraint rows did not fit. On CUDA, where looking waits for
+                the device, by `tape.backward()` or within 64 steps; see `check_overflow`.
         """
         self._check_arrays(state, ctrl)
         tape = active_tape()
@@ -277,10 +294,12 @@ class Physics:
                 if self._staged is None:
                     self._staged = StagedStep(self, recorded=False)
                 self._staged.step(state, ctrl, out)
+                self.watch_overflow()
                 return out
             staged = self._free.pop() if self._free else StagedStep(self, recorded=True)
             staged.step(state, ctrl, out)
-        taped = TapedStep(staged, state, ctrl, out)
+            self.watch_overflow()
+        taped = TapedStep(self, staged, (state, ctrl, out))
         weakref.finalize(taped, self._free.append, staged)
         arrays = (*state.differentiable(), ctrl, *out.differentiable())
         tape.record_func(taped.backward, [a for a in arrays if a.requires_grad and a.size > 0])
@@ -329,8 +348,8 @@ def _forward(m: mjw.Model, s: Substep, solver_workspace, retain: bool) -> None:
         solver_hessian.solve(m, d, solver_workspace)
 
 
-def _sizes(mjm: mujoco.MjModel, m: mjw.Model) -> tuple[int, int]:
-    """The most contacts, and constraint rows, that a world of this model can have."""
+def _most_contacts(mjm: mujoco.MjModel, m: mjw.Model) -> int:
+    """The most contacts that a world of this model can have."""
     geom = mujoco.mjtGeom
     per_pair = {
         (geom.mjGEOM_PLANE, geom.mjGEOM_CAPSULE): 2,
@@ -341,7 +360,12 @@ def _sizes(mjm: mujoco.MjModel, m: mjw.Model) -> tuple[int, int]:
     for g1, g2 in m.nxn_geom_pair_filtered.numpy():
         pair = sorted((int(mjm.geom_type[g1]), int(mjm.geom_type[g2])))
         ncon += per_pair.get((geom(pair[0]), geom(pair[1])), 1)
+    return max(ncon, 1)
+
+
+def _most_rows(mjm: mujoco.MjModel, ncon: int) -> int:
+    """The most constraint rows that a world with `ncon` contacts can have."""
     dim = int(max([1, *mjm.geom_condim, *mjm.pair_dim]))
     elliptic = mjm.opt.cone == mujoco.mjtCone.mjCONE_ELLIPTIC
     nrow = dim if elliptic or dim == 1 else 2 * (dim - 1)
-    return max(ncon, 1), max(int(mjm.jnt_limited.sum()) + min(ncon, 64) * nrow, 1)
+    return max(int(mjm.jnt_limited.sum()) + ncon * nrow, 1)

@@ -104,10 +104,12 @@ class StagedStep:
 class TapedStep:
     """One recorded step on a tape; lives as long as the tape refers to it."""
 
-    def __init__(self, staged: StagedStep, state: "State", ctrl: wp.array, state_out: "State"):
-        self._staged, self._arrays = staged, (state, ctrl, state_out)
+    def __init__(self, physics: "Physics", staged: StagedStep, arrays: tuple):
+        self._physics, self._staged = physics, staged
+        self._arrays = arrays  # state, ctrl, state_out
 
     def backward(self) -> None:
         """Called by `wp.Tape.backward`."""
-        with wp.ScopedDevice(self._arrays[1].device), paused_tape():
+        with wp.ScopedDevice(self._physics.device), paused_tape():
+            self._physics.watch_overflow(0)
             self._staged.backward(*self._arrays)

@@ -18,9 +18,9 @@ Reward: reward_forward (x velocity over the step, m/s, times forward_reward_weig
 U(-1, 1) on qpos and N(0, 1) on qvel, times reset_noise_scale. An episode is truncated after 1000
 steps of 0.05 s.
 
-Differences from HalfCheetah-v5: none in the task. The integrator is the one that the model file
-names; integrator= chooses the other. No gradient: beyond [-1, 1] an action reaches the reward
-through its cost only.
+Differences from HalfCheetah-v5: none in the task. The integrator is implicitfast, which for this
+model takes the same steps as the Euler of v5 (integrator="euler"), to rounding. No gradient:
+beyond [-1, 1] an action reaches the reward through its cost only.
 """
 
 import warp as wp
