@@ -20,7 +20,7 @@ from diffenvs import numpy_bridge
         ({"max_episode_steps": 2.5}, ValueError, "max_episode_steps must be an integer >= 1, not"),
         ({"arrays": "jax"}, ValueError, r"arrays='jax' is not one of \['numpy', 'torch', 'warp'\]"),
         ({"autoreset_mode": "never"}, ValueError, r"autoreset_mode='never' is not one of \['NEXT"),
-        ({"device": "tpu"}, ValueError, r"Hopper: device='tpu' is not one of \['cpu'"),
+        ({"device": "tpu"}, ValueError, r"Hopper: device='tpu' is not one of \['c"),
         ({"render_mode": "ascii"}, ValueError, r"render_mode='ascii' is not None or one of \['hum"),
         ({"integrator": "RK4"}, ValueError, r"integrator 'RK4' is not one of \['euler', 'implicit"),
     ],
