@@ -6,8 +6,12 @@ gradient sees contacts and joints exactly for `horizon` steps, and the end of an
 has no gradient of its own, through the value of the state before it.
 
     python examples/apg.py                          swings up a cart-pole
-    python examples/apg.py --env DiffHopper-v0      any id of diffenvs, with the same settings
+    python examples/apg.py --env DiffHopper-v0      learns to stay on its foot
+    python examples/apg.py --env DiffAnt-v0 --horizon 8 --iterations 400 --restart 0.02    runs
     python examples/apg.py --help                   what can be set
+
+Ant wants the short window: its contacts are stiff and its steps long (0.05 s), and through 32 of
+them the gradient is too large to be of use.
 
 It writes TensorBoard logs, the learning curve (PNG), the policy and a video (MP4, where pictures
 can be drawn) to `out`.
