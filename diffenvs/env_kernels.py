@@ -257,13 +257,6 @@ def join_step_vjp(
 
 
 @wp.kernel
-def accumulate(x_in: wp.array2d[float], sum_io: wp.array2d[float]):
-    """Add an array to another."""
-    i, j = wp.tid()
-    sum_io[i, j] = sum_io[i, j] + x_in[i, j]
-
-
-@wp.kernel
 def accumulate_kept(
     fresh_in: wp.array[wp.bool], x_in: wp.array2d[float], sum_io: wp.array2d[float]
 ):

@@ -14,7 +14,7 @@ import warp as wp
 
 from diffenvs import env_kernels as kernels
 from diffenvs.numpy_bridge import EnvState
-from diffenvs.physics.tape import active_tape, paused_tape
+from diffenvs.physics.tape import accumulate, active_tape, paused_tape
 from diffenvs.rollout import Rollout, Ticket
 
 
@@ -87,7 +87,7 @@ class WarpBridge:
         for array, source in zip((actions, *before), sources, strict=True):
             if array.requires_grad and source.size:
                 wp.launch(
-                    kernels.accumulate,
+                    accumulate,
                     dim=source.shape,
                     inputs=[source],
                     outputs=[array.grad],

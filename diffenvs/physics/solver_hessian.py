@@ -43,7 +43,6 @@ def make_retained(ctx) -> dict[str, wp.array]:
 def _hessian_error(
     # Model:
     is_sparse: bool,
-    nv: int,
     M_rownnz: wp.array[int],
     M_rowadr: wp.array[int],
     # Data in:
@@ -103,7 +102,6 @@ def solve_and_retain(
         dim=(d.nworld, m.nv),
         inputs=[
             m.is_sparse,
-            m.nv,
             m.M_rownnz,
             m.M_rowadr,
             d.nefc,

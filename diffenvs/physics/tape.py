@@ -47,12 +47,13 @@ def captured(device: wp.Device, launches: Callable[[], None]) -> wp.Graph:
 
 
 @wp.kernel
-def _accumulate(
+def accumulate(
     # In:
     increment_in: wp.array2d[float],
     # Out:
     grad_io: wp.array2d[float],
 ):
+    """grad += increment."""
     worldid, i = wp.tid()
     grad_io[worldid, i] += increment_in[worldid, i]
 
@@ -98,7 +99,7 @@ class StagedStep:
         adj_in = (*self._adj_state.differentiable(), self._adj_ctrl)
         for given, adj in zip((*state.differentiable(), ctrl), adj_in, strict=True):
             if given.grad is not None and given.size > 0:
-                wp.launch(_accumulate, dim=given.shape, inputs=[adj], outputs=[given.grad])
+                wp.launch(accumulate, dim=given.shape, inputs=[adj], outputs=[given.grad])
 
 
 class TapedStep:
