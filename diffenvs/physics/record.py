@@ -42,6 +42,7 @@ CONTACT_FIELDS = (
     "includemargin",
     "friction",
     "solref",
+    "solreffriction",
     "solimp",
     "dim",
     "geom",

@@ -13,6 +13,8 @@ import mujoco_warp as mjw
 import warp as wp
 
 from . import actuator_vjp, constraint_vjp, contact_vjp, integrator_vjp, tree_vjp
+from .check import has_shapes
+from .contact_shape_vjp import mesh_of
 from .record import Substep
 from .solve_vjp import solve_vjp
 
@@ -35,6 +37,7 @@ class Flags:
     implicit_actuation: bool  # so are the actuators' velocity terms
     pair: bool  # the integrator's system differs from M
     free_bodies: bool  # gyroscopic blocks of single free bodies
+    shapes: bool  # geoms collide that need contact_shape_vjp
 
     @classmethod
     def of(cls, mjm: mujoco.MjModel, nfree: int) -> "Flags":
@@ -69,6 +72,7 @@ class Flags:
             implicit_actuation=implicit_actuation,
             pair=pair,
             free_bodies=free_bodies,
+            shapes=has_shapes(mjm),
         )
 
 
@@ -79,6 +83,7 @@ class Workspace:
         adj_qpos, adj_qvel: cotangents between substeps, in turn, (nworld, nv); qpos is tangent.
         joint_*: joint vectors, (nworld, nv): `mu`, and the integrator's pair `w`, `z`.
         mu, a, b, w, z: fields of the bodies; x_*: their cotangents; y: see `tree_vjp`.
+        mesh: the meshes of the model.
         system: view of Data whose M is the integrator's matrix.
     """
 
@@ -105,6 +110,7 @@ class Workspace:
         self.joint_mu, self.joint_w, self.joint_z = joint(), joint(), joint()
         for name in _FIELDS:
             setattr(self, name, wp.zeros((d.nworld, m.nbody), dtype=wp.spatial_vector))
+        self.mesh = mesh_of(m)
         self.system = dataclasses.replace(
             d, M=wp.zeros_like(d.M), qLD=wp.zeros_like(d.qLD), qLDiagInv=wp.zeros_like(d.qLDiagInv)
         )
@@ -234,7 +240,7 @@ def _tree_vjp(m, flags: Flags, s: Substep, ws: Workspace, adj_qpos, adj_qvel) ->
         outputs=[getattr(ws, name) for name in _FIELDS],
     )
     wp.launch(
-        contact_vjp._contact_vjp,
+        contact_vjp.contact_kernel(flags.shapes),
         dim=d.nworld,
         inputs=[
             m.opt.timestep,
@@ -244,6 +250,8 @@ def _tree_vjp(m, flags: Flags, s: Substep, ws: Workspace, adj_qpos, adj_qvel) ->
             m.geom_type,
             m.geom_bodyid,
             m.geom_size,
+            m.geom_dataid,
+            ws.mesh,
             d.nl,
             d.nefc,
             d.subtree_com,
@@ -256,6 +264,7 @@ def _tree_vjp(m, flags: Flags, s: Substep, ws: Workspace, adj_qpos, adj_qvel) ->
             d.contact.includemargin,
             d.contact.friction,
             d.contact.solref,
+            d.contact.solreffriction,
             d.contact.solimp,
             d.contact.dim,
             d.contact.geom,
