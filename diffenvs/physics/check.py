@@ -56,8 +56,12 @@ _PAIRS = {
 # field of opt: (values accepted, what to do instead)
 _OPTIONS = {
     "integrator": (
-        (mujoco.mjtIntegrator.mjINT_EULER, mujoco.mjtIntegrator.mjINT_IMPLICITFAST),
-        "set integrator to Euler or implicitfast",
+        (
+            mujoco.mjtIntegrator.mjINT_EULER,
+            mujoco.mjtIntegrator.mjINT_RK4,
+            mujoco.mjtIntegrator.mjINT_IMPLICITFAST,
+        ),
+        "set integrator to Euler, RK4 or implicitfast",
     ),
     "solver": ((mujoco.mjtSolver.mjSOL_NEWTON,), "set solver to Newton"),
     "cone": (

@@ -18,9 +18,12 @@ Derivation: `DERIVATION.md`, sections 1 and 7. Not covered: equality, friction l
 """
 
 import mujoco
+import mujoco_warp as mjw
 import warp as wp
 
+from .record import Substep
 from .spatial import vec5
+from .workspace import Cotangent, Flags, Workspace
 
 wp.set_module_options({"enable_backward": False})
 
@@ -165,3 +168,33 @@ def _limit_vjp(
             g = D * y
             adj_qpos_io[worldid, adr] -= J * kappa(p, pos, g, y * f)
             adj_qvel_io[worldid, adr] -= J * p[1] * g
+
+
+def limit_vjp(m: mjw.Model, flags: Flags, s: Substep, ws: Workspace, adj: Cotangent) -> None:
+    """Adjoint of the limits of joints."""
+    d = s.d
+    wp.launch(
+        _limit_vjp,
+        dim=d.nworld,
+        inputs=[
+            m.opt.timestep,
+            m.opt.disableflags,
+            m.jnt_type,
+            m.jnt_qposadr,
+            m.jnt_dofadr,
+            m.jnt_solref,
+            m.jnt_solimp,
+            m.jnt_range,
+            m.jnt_margin,
+            d.nl,
+            d.qpos,
+            d.qvel,
+            d.qacc,
+            d.efc.id,
+            d.efc.D,
+            d.efc.force,
+            s.solver_Jaref,
+            ws.joint_mu,
+        ],
+        outputs=[adj.qpos, adj.qvel],
+    )

@@ -21,9 +21,13 @@ discrete.
 """
 
 import mujoco
+import mujoco_warp as mjw
 import warp as wp
 
+from .actuator_vjp import implicit_damping
+from .record import Substep
 from .spatial import right_jacobian_transposed, rotate_by
+from .workspace import Cotangent, Flags, Workspace
 
 wp.set_module_options({"enable_backward": False})
 
@@ -257,3 +261,73 @@ def _free_body_vjp(
     for k in range(3):
         adj_qpos_io[worldid, adr + 3 + k] -= h * dq[k]
         adj_qvel_io[worldid, adr + 3 + k] -= h * dv[k]
+
+
+def next_position_vjp(
+    m: mjw.Model,
+    flags: Flags,
+    s: Substep,
+    ws: Workspace,
+    qvel_next: wp.array,
+    adj_next: Cotangent,
+    adj: Cotangent,
+) -> None:
+    """Adjoint of `qpos_next = qpos (+) h qvel_next`; fills `adj` and `ws.rhs`."""
+    d = s.d
+    wp.launch(
+        _next_position_vjp,
+        dim=(d.nworld, m.njnt),
+        inputs=[
+            m.opt.timestep,
+            m.jnt_type,
+            m.jnt_dofadr,
+            qvel_next,
+            adj_next.qpos,
+            adj_next.qvel,
+        ],
+        outputs=[adj.qpos, adj.qvel, ws.rhs],
+    )
+
+
+def velocity_solve_vjp(
+    m: mjw.Model, flags: Flags, s: Substep, ws: Workspace, adj: Cotangent
+) -> None:
+    """Adjoint of `(M + h E) qacc_eff = M qacc`: fills `ws.joint_w`, `joint_z` and `adj_qacc`."""
+    d = s.d
+    implicit_damping(m, flags, s, ws)
+    wp.launch(
+        _implicit_diagonal,
+        dim=(d.nworld, m.nv),
+        inputs=[m.opt.timestep, m.M_rownnz, m.M_rowadr, d.M, d.qacc, ws.implicit],
+        outputs=[ws.system.M, ws.rhs_z],
+    )
+    mjw.factor_m(m, ws.system)
+    mjw.solve_m(m, ws.system, ws.joint_w, ws.rhs)
+    mjw.solve_m(m, ws.system, ws.joint_z, ws.rhs_z)
+    wp.launch(
+        _implicit_qacc_vjp,
+        dim=(d.nworld, m.nv),
+        inputs=[m.opt.timestep, ws.implicit, ws.rhs, ws.joint_w],
+        outputs=[ws.adj_qacc],
+    )
+    if flags.free_bodies:
+        wp.launch(
+            _free_body_vjp,
+            dim=(d.nworld, m.body_freeadr.size),
+            inputs=[
+                m.opt.timestep,
+                m.body_dofadr,
+                m.dof_armature,
+                m.M_rownnz,
+                m.M_rowadr,
+                m.M_colind,
+                m.body_freeadr,
+                d.qvel,
+                d.qacc,
+                d.xmat,
+                d.M,
+                ws.implicit,
+                ws.rhs,
+            ],
+            outputs=[ws.joint_w, ws.joint_z, ws.adj_qacc, adj.qpos, adj.qvel],
+        )
