@@ -11,7 +11,7 @@ import pytest
 import warp as wp
 from test_step_vjp import load_gymnasium
 
-from diffenvs.physics import Physics, private, solver_hessian
+from diffenvs.physics import Physics, private
 from diffenvs.physics.finite_diff import contact_rich_states
 
 

@@ -104,10 +104,13 @@ def _limit_vjp(
     jnt_range: wp.array2d[wp.vec2],
     jnt_margin: wp.array2d[float],
     # Record:
+    ne_in: wp.array[int],
+    nf_in: wp.array[int],
     nl_in: wp.array[int],
     qpos_in: wp.array2d[float],
     qvel_in: wp.array2d[float],
     qacc_in: wp.array2d[float],
+    efc_type_in: wp.array2d[int],
     efc_id_in: wp.array2d[int],
     efc_D_in: wp.array2d[float],
     efc_force_in: wp.array2d[float],
@@ -118,11 +121,12 @@ def _limit_vjp(
     adj_qpos_io: wp.array2d[float],
     adj_qvel_io: wp.array2d[float],
 ):
-    """Limit rows come first among the rows; one world per thread, rows in order."""
+    """One world per thread, rows in order."""
     worldid = wp.tid()
     h = opt_timestep[worldid % opt_timestep.shape[0]]
-    for efcid in range(wp.min(nl_in[worldid], Jaref_in.shape[1])):
-        if Jaref_in[worldid, efcid] >= 0.0:
+    first = ne_in[worldid] + nf_in[worldid]
+    for efcid in range(first, wp.min(first + nl_in[worldid], Jaref_in.shape[1])):
+        if efc_type_in[worldid, efcid] != _LIMIT_JOINT or Jaref_in[worldid, efcid] >= 0.0:
             continue
         jntid = efc_id_in[worldid, efcid]
         adr = jnt_dofadr[jntid]
@@ -186,10 +190,13 @@ def limit_vjp(m: mjw.Model, flags: Flags, s: Substep, ws: Workspace, adj: Cotang
             m.jnt_solimp,
             m.jnt_range,
             m.jnt_margin,
+            d.ne,
+            d.nf,
             d.nl,
             d.qpos,
             d.qvel,
             d.qacc,
+            d.efc.type,
             d.efc.id,
             d.efc.D,
             d.efc.force,

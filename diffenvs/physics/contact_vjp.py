@@ -276,6 +276,8 @@ def _contact_vjp(
     geom_bodyid: wp.array[int],
     geom_size: wp.array2d[wp.vec3],
     # Record:
+    ne_in: wp.array[int],
+    nf_in: wp.array[int],
     nl_in: wp.array[int],
     nefc_in: wp.array[int],
     subtree_com_in: wp.array2d[wp.vec3],
@@ -309,7 +311,7 @@ def _contact_vjp(
     worldid = wp.tid()
     h = opt_timestep[worldid % opt_timestep.shape[0]]
     nefc = wp.min(nefc_in[worldid], Jaref_in.shape[1])
-    efcid = nl_in[worldid]
+    efcid = ne_in[worldid] + nf_in[worldid] + nl_in[worldid]
     while efcid < nefc:
         conid = efc_id_in[worldid, efcid]
         dim = contact_dim_in[conid]
@@ -459,6 +461,8 @@ def contact_vjp(m: mjw.Model, flags: Flags, s: Substep, ws: Workspace) -> None:
             m.geom_type,
             m.geom_bodyid,
             m.geom_size,
+            d.ne,
+            d.nf,
             d.nl,
             d.nefc,
             d.subtree_com,

@@ -12,6 +12,7 @@ import mujoco_warp as mjw
 import warp as wp
 
 from . import solver_hessian
+from .workspace import Flags
 
 # of mujoco_warp.Data; what the adjoint reads, in the shapes that `mujoco_warp.Data` documents
 DATA_FIELDS = (
@@ -22,8 +23,10 @@ DATA_FIELDS = (
     "ctrl",
     "qacc_warmstart",
     "qacc",
-    "nl",  # rows of joint limits
-    "nefc",
+    "ne",  # rows of equalities, of friction losses, of limits: they come in this order,
+    "nf",
+    "nl",
+    "nefc",  # then contacts
     "xmat",
     "subtree_com",
     "cdof",
@@ -48,7 +51,7 @@ CONTACT_FIELDS = (
     "dim",
     "geom",
 )
-EFC_FIELDS = ("id", "D", "force")
+EFC_FIELDS = ("type", "id", "D", "force")
 
 
 RK4_NODES = (0.5, 0.5, 1.0)  # of the second to the fourth stage
@@ -81,6 +84,9 @@ class Substep:
     solver_h: wp.array  # (nworld, nv_pad, nv_pad), upper triangle
     solver_hfactor: wp.array  # (nworld, nv_pad, nv_pad) for nv > 32, else (nworld, 0, 0)
     solver_Jaref: wp.array  # (nworld, njmax)
+    system_M: wp.array | None = (
+        None  # (nworld, nC): M + h E of implicitfast, where E is not diagonal
+    )
     rungekutta4: RungeKutta4 | None = None
 
     def arrays(self) -> list[wp.array]:
@@ -89,6 +95,8 @@ class Substep:
         found += [getattr(self.d.contact, name) for name in CONTACT_FIELDS]
         found += [getattr(self.d.efc, name) for name in EFC_FIELDS]
         found += [self.solver_h, self.solver_hfactor, self.solver_Jaref]
+        if self.system_M is not None:
+            found.append(self.system_M)
         if self.rungekutta4 is not None:
             rk = self.rungekutta4
             found += [*rk.rates, rk.rate_mean, rk.qacc_mean, rk.act_dot_mean]
@@ -119,9 +127,13 @@ class Record:
         return sum(a.capacity for a in {a.ptr: a for a in arrays if a.ptr}.values())
 
 
-def make_substep(m: mjw.Model, d: mjw.Data, solver_workspace, ctrl: wp.array) -> Substep:
+def make_substep(
+    m: mjw.Model, flags: Flags, d: mjw.Data, solver_workspace, ctrl: wp.array
+) -> Substep:
     """Allocates one substep; `ctrl` is shared by the substeps of a step."""
     first = _make_stage(d, solver_workspace, ctrl)
+    if flags.implicit_matrix:
+        first.system_M = wp.zeros_like(d.M)
     if m.opt.integrator == mujoco.mjtIntegrator.mjINT_RK4:
         stages = [_make_stage(d, solver_workspace, ctrl) for _ in RK4_NODES]
         for stage in stages:  # the solver of every stage starts where the first one did

@@ -129,7 +129,7 @@ class Physics:
             ctrl = wp.zeros((self.nworld, self.nu), dtype=float)
             return Record(
                 substeps=[
-                    make_substep(self.m, self.d, self._solver_workspace, ctrl)
+                    make_substep(self.m, self._flags, self.d, self._solver_workspace, ctrl)
                     for _ in range(self.nstep)
                 ],
                 qvel_next=wp.zeros((self.nworld, self.nv), dtype=float),
@@ -154,6 +154,8 @@ class Physics:
             wp.copy(substeps[0].d.ctrl, ctrl)
             for i, s in enumerate(substeps):
                 _forward(m, s, self._solver_workspace, retain=record is not None)
+                if s.system_M is not None:
+                    mjw.deriv_smooth_vel(m, s.d, s.system_M)
                 after = state_out if i + 1 == self.nstep else substeps[i + 1].d
                 if after is not s.d:
                     _copy_state(after, s.d)

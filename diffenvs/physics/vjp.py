@@ -2,7 +2,9 @@
 
     next_position, next_activation -> velocity solve (w, z, adj_qacc) -> forward_vjp
 
-    forward_vjp: H mu = adj_qacc -> bodies -> contacts -> sweep -> limits, passive, actuators
+    forward_vjp: H mu = adj_qacc -> bodies -> actuators, passive forces, limits, contacts -> sweep
+
+Forces in joint space add to the cotangents at once; what acts on bodies waits for the sweep.
 
 Every stage only launches kernels, so a whole step is captured into one graph.
 """
@@ -56,9 +58,9 @@ def forward_vjp(
     del adj_act_dot
     solve_vjp(m.nv, s.solver_h, s.solver_hfactor, adj_qacc, ws.joint_mu)
     body_vjp(m, flags, s, ws)
-    contact_vjp(m, flags, s, ws)
-    sweep_vjp(m, flags, s, ws, adj)
-    limit_vjp(m, flags, s, ws, adj)
-    passive_vjp(m, flags, s, ws, adj)
     if flags.actuation:
         actuator_vjp(m, flags, s, ws, adj)
+    passive_vjp(m, flags, s, ws, adj)
+    limit_vjp(m, flags, s, ws, adj)
+    contact_vjp(m, flags, s, ws)
+    sweep_vjp(m, flags, s, ws, adj)

@@ -4,10 +4,16 @@ import dataclasses
 
 import mujoco
 import mujoco_warp as mjw
+import numpy as np
 import warp as wp
 
-_DSBL = mujoco.mjtDisableBit
+_DSBL, _JNT, _TRN = mujoco.mjtDisableBit, mujoco.mjtJoint, mujoco.mjtTrn
 FIELDS = ("mu", "a", "b", "w", "z", "x_mu", "x_a", "x_b", "x_v", "x_w", "x_z", "y")
+
+TENDON_FIELDS = (
+    *("ten_mu", "ten_a", "ten_w", "ten_z"),
+    *("x_ten_mu", "x_ten_a", "x_ten_v", "x_ten_w", "x_ten_z", "x_ten_length"),
+)
 
 
 @dataclasses.dataclass
@@ -23,6 +29,7 @@ class Flags:
     clamp_ctrl: bool
     implicit_damping: bool  # damping is in the integrator's system
     implicit_actuation: bool  # so are the actuators' velocity terms
+    implicit_matrix: bool  # the implicit terms couple joints: E is not diagonal
     pair: bool  # the integrator's system differs from M
     free_bodies: bool  # gyroscopic blocks of single free bodies
 
@@ -49,6 +56,17 @@ class Flags:
         free_bodies = implicitfast and implicit and nfree > 0
         damped = implicit_damping and bool(mjm.dof_damping.any())
         pair = damped or implicit_actuation or free_bodies
+        scalar = np.isin(mjm.jnt_type, (int(_JNT.mjJNT_HINGE), int(_JNT.mjJNT_SLIDE)))
+        joint_driven = np.isin(
+            mjm.actuator_trntype, (int(_TRN.mjTRN_JOINT), int(_TRN.mjTRN_JOINTINPARENT))
+        )
+        joint_driven[joint_driven] = scalar[mjm.actuator_trnid[joint_driven, 0]]
+        implicit_matrix = implicitfast and (
+            (implicit_actuation and not joint_driven.all())
+            or (implicit_damping and bool(mjm.tendon_damping.any() or mjm.tendon_dampingpoly.any()))
+            or bool(mjm.opt.density or mjm.opt.viscosity)
+        )
+        pair = pair or implicit_matrix
         return cls(
             implicitfast=implicitfast,
             elliptic=mjm.opt.cone == mujoco.mjtCone.mjCONE_ELLIPTIC,
@@ -59,6 +77,7 @@ class Flags:
             clamp_ctrl=enabled(_DSBL.mjDSBL_CLAMPCTRL),
             implicit_damping=implicit_damping,
             implicit_actuation=implicit_actuation,
+            implicit_matrix=implicit_matrix,
             pair=pair,
             free_bodies=free_bodies,
         )
@@ -104,6 +123,10 @@ class Workspace:
         adj_act_dot: cotangent of the rate of the activations, (nworld, na).
         joint_*: joint vectors, (nworld, nv): `mu`, and the integrator's pair `w`, `z`.
         mu, a, b, w, z: fields of the bodies; x_*: their cotangents; y: see `tree_vjp`.
+        ten_mu, ten_a, ten_w, ten_z: joint vectors multiplied by the tendons' Jacobian, (nworld,
+            ntendon); that of qvel is `Data.ten_velocity`.
+        x_ten_*: coefficients of phi on these, on `ten_velocity` and on `ten_length`; every force
+            that acts along a tendon adds its own, `tendon_vjp` carries them to joints and bodies.
         system: view of Data whose M is the integrator's matrix.
     """
 
@@ -119,6 +142,16 @@ class Workspace:
     x_w: wp.array
     x_z: wp.array
     y: wp.array
+    ten_mu: wp.array
+    ten_a: wp.array
+    ten_w: wp.array
+    ten_z: wp.array
+    x_ten_mu: wp.array
+    x_ten_a: wp.array
+    x_ten_v: wp.array
+    x_ten_w: wp.array
+    x_ten_z: wp.array
+    x_ten_length: wp.array
 
     def __init__(self, m: mjw.Model, d: mjw.Data):
         def joint() -> wp.array:
@@ -131,9 +164,12 @@ class Workspace:
         self.adj = [Cotangent(joint(), joint(), activation(), ctrl) for _ in range(2)]
         self.adj_act_dot = activation()
         self.rhs, self.rhs_z, self.implicit, self.adj_qacc = joint(), joint(), joint(), joint()
+        self.implicit_M = wp.zeros_like(d.M)
         self.joint_mu, self.joint_w, self.joint_z = joint(), joint(), joint()
         for name in FIELDS:
             setattr(self, name, wp.zeros((d.nworld, m.nbody), dtype=wp.spatial_vector))
+        for name in TENDON_FIELDS:
+            setattr(self, name, wp.zeros((d.nworld, m.ntendon), dtype=float))
         self.system = dataclasses.replace(
             d, M=wp.zeros_like(d.M), qLD=wp.zeros_like(d.qLD), qLDiagInv=wp.zeros_like(d.qLDiagInv)
         )
