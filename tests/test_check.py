@@ -396,7 +396,8 @@ def test_check_refuses_unknown_field(monkeypatch):
 
 def test_check_lists_everything():
     """One message names the model and all of its offending elements."""
-    text = message(build('integrator="implicit" density="1"', joint='frictionloss="1" stiffness="1 2"'))
+    options = 'integrator="implicit" density="1"'
+    text = message(build(options, joint='frictionloss="1" stiffness="1 2"'))
     assert text.startswith("model 'tiny' has 4 features without a gradient in diffenvs:\n")
     assert len(re.findall(r"^  - ", text, flags=re.MULTILINE)) == 4
 
