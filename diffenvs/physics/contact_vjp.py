@@ -23,12 +23,15 @@ velocity, adhesion.
 
 import functools
 
+import mujoco_warp as mjw
 import warp as wp
 
 from .constraint_vjp import kappa, kbip
 from .contact_geometry_vjp import Contact, ContactGeometry, Geom, geometry_vjp
-from .contact_shape_vjp import Mesh, shape_geometry_vjp
+from .contact_shape_vjp import Mesh, mesh_of, shape_geometry_vjp
+from .record import Substep
 from .spatial import ang, force_cross, vec5, velocity_at, wrench
+from .workspace import Flags, Workspace
 
 wp.set_module_options({"enable_backward": False})
 
@@ -156,6 +159,8 @@ def contact_kernel(shapes: bool) -> wp.Kernel:
         geom_dataid: wp.array2d[int],
         mesh: Mesh,
         # Record:
+        ne_in: wp.array[int],
+        nf_in: wp.array[int],
         nl_in: wp.array[int],
         nefc_in: wp.array[int],
         subtree_com_in: wp.array2d[wp.vec3],
@@ -190,7 +195,7 @@ def contact_kernel(shapes: bool) -> wp.Kernel:
         worldid = wp.tid()
         h = opt_timestep[worldid % opt_timestep.shape[0]]
         nefc = wp.min(nefc_in[worldid], Jaref_in.shape[1])
-        efcid = nl_in[worldid]
+        efcid = ne_in[worldid] + nf_in[worldid] + nl_in[worldid]
         while efcid < nefc:
             conid = efc_id_in[worldid, efcid]
             dim = contact_dim_in[conid]
@@ -330,3 +335,49 @@ def contact_kernel(shapes: bool) -> wp.Kernel:
             y_io[worldid, body2] += y2
 
     return _contact_vjp
+
+
+def contact_vjp(m: mjw.Model, flags: Flags, s: Substep, ws: Workspace) -> None:
+    """Adjoint of contacts: accumulates into the cotangents of the bodies' fields."""
+    d = s.d
+    wp.launch(
+        contact_kernel(flags.shapes),
+        dim=d.nworld,
+        inputs=[
+            m.opt.timestep,
+            m.opt.impratio_invsqrt,
+            m.opt.disableflags,
+            m.body_rootid,
+            m.geom_type,
+            m.geom_bodyid,
+            m.geom_size,
+            m.geom_dataid,
+            mesh_of(m),
+            d.ne,
+            d.nf,
+            d.nl,
+            d.nefc,
+            d.subtree_com,
+            d.cvel,
+            d.geom_xpos,
+            d.geom_xmat,
+            d.contact.dist,
+            d.contact.pos,
+            d.contact.frame,
+            d.contact.includemargin,
+            d.contact.friction,
+            d.contact.solref,
+            d.contact.solreffriction,
+            d.contact.solimp,
+            d.contact.dim,
+            d.contact.geom,
+            d.efc.id,
+            d.efc.D,
+            d.efc.force,
+            s.solver_Jaref,
+            flags.elliptic,
+            ws.mu,
+            ws.a,
+        ],
+        outputs=[ws.x_mu, ws.x_a, ws.x_v, ws.y],
+    )
