@@ -145,7 +145,6 @@ _ONLY = {
     "geom_surfacevel": ("geom", 0, "a surface velocity", "set surfacevel to 0"),
     "geom_adhesion": ("geom", 0, "adhesion", "set adhesion to 0"),
     "pair_adhesion": ("pair", 0, "adhesion", "set adhesion to 0"),
-    "pair_solreffriction": ("pair", 0, "solreffriction", "leave solreffriction out"),
     "tendon_stiffness": ("tendon", 0, "stiffness", "move the spring to a joint"),
     "tendon_stiffnesspoly": ("tendon", 0, "polynomial stiffness", "move the spring to a joint"),
     "tendon_springyield": ("tendon", 0, "a spring that yields", "set springyield to 0"),
@@ -218,7 +217,7 @@ _FIELDS_FREE = set(
     jnt_actgravcomp jnt_actfrcrange jnt_actuatorid jnt_axis jnt_bodyid jnt_dofadr jnt_group
     jnt_limited jnt_margin jnt_pos jnt_qposadr jnt_range jnt_solimp jnt_solref jnt_stiffness
     jnt_user pair_dim pair_friction pair_gap pair_geom1 pair_geom2 pair_margin pair_signature
-    pair_solimp pair_solref paths qpos0 qpos_spring signature tendon_actfrcrange
+    pair_solimp pair_solref pair_solreffriction paths qpos0 qpos_spring signature tendon_actfrcrange
     tendon_actuatorid tendon_adr tendon_group tendon_invweight0 tendon_length0 tendon_lengthspring
     tendon_margin tendon_matid tendon_num tendon_range tendon_rgba tendon_solimp_fri
     tendon_solimp_lim tendon_solref_fri tendon_solref_lim tendon_treeid tendon_treenum tendon_type
@@ -425,6 +424,20 @@ def colliding_pairs(mjm: mujoco.MjModel) -> list[tuple[int, int]]:
 def has_shapes(mjm: mujoco.MjModel) -> bool:
     """Whether any geoms collide that are not as simple as spheres and capsules."""
     return any(_kinds(mjm, a, b) not in _SIMPLE_PAIRS for a, b in colliding_pairs(mjm))
+
+
+def has_curved(mjm: mujoco.MjModel) -> bool:
+    """Whether any geoms collide whose closest points are searched, not known in closed form."""
+    kinds = {_kinds(mjm, a, b) for a, b in colliding_pairs(mjm)}
+    single = bool(mjm.opt.disableflags & int(_DISABLE.mjDSBL_MULTICCD))
+    return any(
+        _GEOM.mjGEOM_PLANE not in pair
+        and (
+            _GEOM.mjGEOM_ELLIPSOID in pair
+            or (single and _GEOM.mjGEOM_CYLINDER in pair and _GEOM.mjGEOM_SPHERE not in pair)
+        )
+        for pair in kinds
+    )
 
 
 def _kinds(mjm: mujoco.MjModel, a: int, b: int) -> frozenset[mujoco.mjtGeom]:

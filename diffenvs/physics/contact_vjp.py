@@ -27,8 +27,9 @@ import mujoco_warp as mjw
 import warp as wp
 
 from .constraint_vjp import kappa, kbip
+from .contact_feature import Mesh, mesh_of
 from .contact_geometry_vjp import Contact, ContactGeometry, Geom, geometry_vjp
-from .contact_shape_vjp import Mesh, mesh_of, shape_geometry_vjp
+from .contact_shape_vjp import shape_geometry_vjp
 from .record import Substep
 from .spatial import ang, force_cross, vec5, velocity_at, wrench
 from .workspace import Flags, Workspace

@@ -11,6 +11,7 @@ import warp as wp
 
 from . import private, solver_hessian, tangent
 from .check import check_model
+from .contact_refine import refine_contacts
 from .record import RK4_NODES, RK4_WEIGHTS, Record, Substep, make_substep
 from .tape import StagedStep, TapedStep, active_tape, paused_tape
 from .vjp import substep_vjp
@@ -162,7 +163,7 @@ class Physics:
             _copy_state(substeps[0].d, state)
             wp.copy(substeps[0].d.ctrl, ctrl)
             for i, s in enumerate(substeps):
-                _forward(m, s, self._solver_workspace, retain=record is not None)
+                _forward(m, self._flags, s, self._solver_workspace, retain=record is not None)
                 if s.system_M is not None:
                     mjw.deriv_smooth_vel(m, s.d, s.system_M)
                 after = state_out if i + 1 == self.nstep else substeps[i + 1].d
@@ -171,7 +172,7 @@ class Physics:
                 fields = {name: getattr(after, name) for name in _STATE_FIELDS}
                 into = dataclasses.replace(s.d, **fields)
                 if s.rungekutta4 is not None:
-                    _rungekutta4(m, s, into, self._solver_workspace)
+                    _rungekutta4(m, self._flags, s, into, self._solver_workspace)
                 else:
                     _INTEGRATE[int(m.opt.integrator)](m, into)
             if record is not None:
@@ -338,9 +339,15 @@ def _copy_state(target, source) -> None:
             wp.copy(to, given)
 
 
-def _forward(m: mjw.Model, s: Substep, solver_workspace, retain: bool) -> None:
+def _forward(m: mjw.Model, flags: Flags, s: Substep, solver_workspace, retain: bool) -> None:
     """`mujoco_warp.forward` without sensors, energy and sleep; the Hessian is kept if `retain`."""
     d = s.d
+    if flags.curved:
+        mjw.kinematics(m, d)
+        mjw.collision(m, d)
+        refine_contacts(m, d)
+        opt = dataclasses.replace(m.opt, run_collision_detection=False)  # the contacts are there
+        m = dataclasses.replace(m, opt=opt)
     mjw.fwd_position(m, d, factorize=False)
     mjw.fwd_velocity(m, d)
     mjw.fwd_actuation(m, d)
@@ -360,7 +367,7 @@ _INTEGRATE = {
 }
 
 
-def _rungekutta4(m: mjw.Model, s: Substep, into: mjw.Data, solver_workspace) -> None:
+def _rungekutta4(m: mjw.Model, flags: Flags, s: Substep, into: mjw.Data, solver_workspace) -> None:
     """`mujoco_warp.rungekutta4` with every stage on memory of its own; see `rungekutta4_vjp`."""
     d, rk = s.d, s.rungekutta4
     act_dot_mean = rk.act_dot_mean if m.na else None
@@ -379,7 +386,7 @@ def _rungekutta4(m: mjw.Model, s: Substep, into: mjw.Data, solver_workspace) -> 
         node, here = RK4_NODES[i - 1], stage.d
         displaced = dataclasses.replace(previous, qpos=here.qpos, qvel=here.qvel, act=here.act)
         private.rk_perturb_state(m, displaced, node, d.qpos, d.qvel, rk.rates[i - 1], d.act)
-        _forward(m, stage, solver_workspace, retain=True)
+        _forward(m, flags, stage, solver_workspace, retain=True)
         private.watch_overflow(m, here)
         wp.launch(
             private.rk_correct_velocity,

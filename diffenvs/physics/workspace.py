@@ -7,7 +7,7 @@ import mujoco_warp as mjw
 import numpy as np
 import warp as wp
 
-from .check import has_shapes
+from .check import has_curved, has_shapes
 
 _DSBL, _JNT, _TRN = mujoco.mjtDisableBit, mujoco.mjtJoint, mujoco.mjtTrn
 FIELDS = ("mu", "a", "b", "w", "z", "x_mu", "x_a", "x_b", "x_v", "x_w", "x_z", "y")
@@ -35,6 +35,7 @@ class Flags:
     pair: bool  # the integrator's system differs from M
     free_bodies: bool  # gyroscopic blocks of single free bodies
     shapes: bool  # geoms collide that need contact_shape_vjp
+    curved: bool  # or contact_refine
 
     @classmethod
     def of(cls, mjm: mujoco.MjModel, nfree: int) -> "Flags":
@@ -84,6 +85,7 @@ class Flags:
             pair=pair,
             free_bodies=free_bodies,
             shapes=has_shapes(mjm),
+            curved=has_curved(mjm),
         )
 
 
