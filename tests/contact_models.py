@@ -50,15 +50,23 @@ _XML = f"""
 </mujoco>"""
 
 
-def load(pairs: list[tuple[str, str]], cone: str = "pyramidal", condim: int = 3):
-    """The model, in which only these pairs of named geoms may touch."""
-    mjm = mujoco.MjModel.from_xml_string(_XML)
+def load(
+    pairs: list[tuple[str, str]], cone: str = "pyramidal", condim: int = 3, explicit: str = ""
+) -> mujoco.MjModel:
+    """The model, in which only these pairs of named geoms may touch.
+
+    With `explicit`, attributes of a <pair>, they are such elements, else masks let them touch.
+    """
+    elements = "".join(f'<pair geom1="{a}" geom2="{b}" {explicit}/>' for a, b in pairs)
+    xml = _XML.replace("</mujoco>", f"<contact>{elements}</contact></mujoco>")
+    mjm = mujoco.MjModel.from_xml_string(xml if explicit else _XML)
     mjm.opt.cone = mujoco.mjtCone.__members__[f"mjCONE_{cone.upper()}"]
     mjm.geom_condim[:] = condim
     mjm.geom_contype[:] = mjm.geom_conaffinity[:] = 0
-    for bit, (first, second) in enumerate(pairs):
-        mjm.geom_contype[mjm.geom(first).id] |= 1 << bit
-        mjm.geom_conaffinity[mjm.geom(second).id] |= 1 << bit
+    if not explicit:
+        for bit, (first, second) in enumerate(pairs):
+            mjm.geom_contype[mjm.geom(first).id] |= 1 << bit
+            mjm.geom_conaffinity[mjm.geom(second).id] |= 1 << bit
     return mjm
 
 

@@ -1,11 +1,12 @@
 """Contacts of curved shapes, brought from the accuracy of the search to single precision.
 
-The simulator searches the closest points of an ellipsoid, or a cylinder, and another shape until the
-distance is known to about 1e-6. Its derivative by the normal vanishes there, so the normal is known
-only to about 1e-3, and what follows from it no better. A few Newton steps make up for that: the
-condition that the gap between the closest points is along both normals is what `DERIVATION.md`,
-section 4, differentiates, so one step solves the same two equations with `th_i`, what the normal
-lacks from that of the feature on geom i, and `d`, the part of the gap across the normal.
+The simulator searches the closest points of an ellipsoid, or a cylinder, and another shape until
+the distance is known to about 1e-6. Its derivative by the normal vanishes there, so the normal is
+known only to about 1e-3, and what follows from it no better. A few Newton steps make up for that:
+the condition that the gap between the closest points is along both normals is what
+`DERIVATION.md`, section 4, differentiates, so one step solves the same two equations with `th_i`,
+what the normal lacks from that of the feature on geom i, and `d`, the part of the gap across the
+normal.
 
 In:  the contacts that the simulator found, the geoms and their poses.
 Out: `dist`, `pos` and `frame` of these contacts, overwritten; a contact whose features are
