@@ -117,21 +117,6 @@ REFUSED = {
         ),
         "joint 'f' (ball or free) has a spring",
     ),
-    "surfacevel": (lambda: build(geom='surfacevel="1 0 0"'), "geom 'tip' has a surface velocity"),
-    "adhesion": (lambda: build(geom='adhesion="1"'), "geom 'tip' has adhesion: set adhesion to 0"),
-    "pair solref": (
-        lambda: build(
-            extra='<contact><pair name="p" geom1="floor" geom2="tip" solreffriction="0.1 1"/>'
-            "</contact>"
-        ),
-        "pair 'p' has solreffriction: leave solreffriction out",
-    ),
-    "pair adhesion": (
-        lambda: build(
-            extra='<contact><pair name="p" geom1="floor" geom2="tip" adhesion="1"/></contact>'
-        ),
-        "pair 'p' has adhesion",
-    ),
     "equality": (
         lambda: build(
             extra='<equality><joint name="gear" joint1="h" joint2="s" active="false"/></equality>'
@@ -431,6 +416,10 @@ ACCEPTED = {
     ),
     "frictionless pair": lambda: build(
         extra='<contact><pair geom1="tip" geom2="floor" condim="1" friction="0"/></contact>'
+    ),
+    "moving surface, adhesion": lambda: build(geom='surfacevel="1 0 0" adhesion="1"'),
+    "pair solreffriction": lambda: build(
+        extra='<contact><pair geom1="floor" geom2="tip" solreffriction="0.1 1"/></contact>'
     ),
     "sphere with cylinder": lambda: build(world=falling(CYLINDER)),
     "sphere with box": lambda: build(world=falling(BOX)),

@@ -43,6 +43,16 @@ def test_contact_vjp_vs_central_differences_pair():
     check(mjm, contact_models.states(mjm, pairs, 8, seed=3))
 
 
+def test_contact_vjp_vs_central_differences_surface():
+    """Surfaces that move along, and adhesion within a gap."""
+    pairs = [("plane", "a cylinder"), ("plane", "a mesh"), ("b sphere", "a box")]
+    mjm = contact_models.load(pairs, "pyramidal", 4)
+    mjm.geom_surfacevel[:] = np.random.default_rng(0).normal(size=(mjm.ngeom, 6))
+    mjm.flg_surfacevel = mjm.flg_adhesion = True
+    mjm.geom_adhesion[:], mjm.geom_margin[:], mjm.geom_gap[:] = 0.7, 0.003, 0.02
+    check(mjm, contact_models.states(mjm, pairs, 8, seed=4))
+
+
 def test_contact_vjp_vs_central_differences_curved():
     """Contacts of ellipsoids are refined, and then differentiated.
 

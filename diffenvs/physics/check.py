@@ -142,9 +142,6 @@ _ONLY = {
     "dof_dampingpoly": ("dof", 0, "polynomial damping", "use a linear damping"),
     "dof_frictionloss": ("dof", 0, "frictionloss", "set frictionloss to 0, use damping"),
     "geom_plugin": ("geom", -1, "a plugin", "remove the plugin"),
-    "geom_surfacevel": ("geom", 0, "a surface velocity", "set surfacevel to 0"),
-    "geom_adhesion": ("geom", 0, "adhesion", "set adhesion to 0"),
-    "pair_adhesion": ("pair", 0, "adhesion", "set adhesion to 0"),
     "tendon_stiffness": ("tendon", 0, "stiffness", "move the spring to a joint"),
     "tendon_stiffnesspoly": ("tendon", 0, "polynomial stiffness", "move the spring to a joint"),
     "tendon_springyield": ("tendon", 0, "a spring that yields", "set springyield to 0"),
@@ -201,28 +198,29 @@ _EMPTY = {"neq": "equality", "nflex": "flex", "nplugin": "plugin"}
 # Fields of the elements that move or touch something, besides those of the tables above.
 _FIELDS_FREE = set(
     """actuator_acc0 actuator_actadr actuator_actearly actuator_actlimited actuator_actnum
-    actuator_actrange actuator_biasprm actuator_cranklength actuator_ctrladr actuator_ctrllimited
-    actuator_ctrlrange actuator_ctrlspec actuator_dynprm actuator_forcelimited actuator_forcerange
-    actuator_gainprm actuator_gear actuator_group actuator_historyadr actuator_length0
-    actuator_lengthrange actuator_outadr actuator_trnid actuator_user body_bvhadr body_bvhnum
-    body_conaffinity body_contype body_dofadr body_dofnum body_geomadr body_geomnum body_inertia
-    body_invweight0 body_ipos body_iquat body_jntadr body_jntnum body_margin body_mass body_mocapid
-    body_parentid body_pos body_quat body_rootid body_sameframe body_simple body_subtreemass
-    body_treeid body_user body_weldid dof_M0 dof_Madr dof_armature dof_bodyid dof_damping
-    dof_invweight0 dof_jntid dof_length dof_parentid dof_simplenum dof_solimp dof_solref dof_treeid
-    exclude_signature flg_adhesion flg_gravcomp flg_surfacevel geom_aabb geom_bodyid
-    geom_castshadow geom_conaffinity geom_condim geom_contype geom_dataid geom_fluid geom_friction
-    geom_gap geom_group geom_margin geom_matid geom_pos geom_priority geom_quat geom_rbound
-    geom_rgba geom_sameframe geom_size geom_solimp geom_solmix geom_solref geom_type geom_user
-    jnt_actgravcomp jnt_actfrcrange jnt_actuatorid jnt_axis jnt_bodyid jnt_dofadr jnt_group
-    jnt_limited jnt_margin jnt_pos jnt_qposadr jnt_range jnt_solimp jnt_solref jnt_stiffness
-    jnt_user pair_dim pair_friction pair_gap pair_geom1 pair_geom2 pair_margin pair_signature
-    pair_solimp pair_solref pair_solreffriction paths qpos0 qpos_spring signature tendon_actfrcrange
-    tendon_actuatorid tendon_adr tendon_group tendon_invweight0 tendon_length0 tendon_lengthspring
-    tendon_margin tendon_matid tendon_num tendon_range tendon_rgba tendon_solimp_fri
-    tendon_solimp_lim tendon_solref_fri tendon_solref_lim tendon_treeid tendon_treenum tendon_type
-    tendon_user tendon_width tree_bodyadr tree_bodynum tree_dofadr tree_dofnum tree_sleep_policy
-    names names_map""".split()
+    actuator_actrange actuator_biasprm actuator_cranklength actuator_ctrladr
+    actuator_ctrllimited actuator_ctrlrange actuator_ctrlspec actuator_dynprm
+    actuator_forcelimited actuator_forcerange actuator_gainprm actuator_gear actuator_group
+    actuator_historyadr actuator_length0 actuator_lengthrange actuator_outadr actuator_trnid
+    actuator_user body_bvhadr body_bvhnum body_conaffinity body_contype body_dofadr body_dofnum
+    body_geomadr body_geomnum body_inertia body_invweight0 body_ipos body_iquat body_jntadr
+    body_jntnum body_margin body_mass body_mocapid body_parentid body_pos body_quat body_rootid
+    body_sameframe body_simple body_subtreemass body_treeid body_user body_weldid dof_M0
+    dof_Madr dof_armature dof_bodyid dof_damping dof_invweight0 dof_jntid dof_length
+    dof_parentid dof_simplenum dof_solimp dof_solref dof_treeid exclude_signature flg_adhesion
+    flg_gravcomp flg_surfacevel geom_aabb geom_adhesion geom_bodyid geom_castshadow
+    geom_conaffinity geom_condim geom_contype geom_dataid geom_fluid geom_friction geom_gap
+    geom_group geom_margin geom_matid geom_pos geom_priority geom_quat geom_rbound geom_rgba
+    geom_sameframe geom_size geom_solimp geom_solmix geom_solref geom_surfacevel geom_type
+    geom_user jnt_actgravcomp jnt_actfrcrange jnt_actuatorid jnt_axis jnt_bodyid jnt_dofadr
+    jnt_group jnt_limited jnt_margin jnt_pos jnt_qposadr jnt_range jnt_solimp jnt_solref
+    jnt_stiffness jnt_user pair_dim pair_friction pair_gap pair_geom1 pair_geom2 pair_margin
+    pair_signature pair_adhesion pair_solimp pair_solref pair_solreffriction paths qpos0
+    qpos_spring signature tendon_actfrcrange tendon_actuatorid tendon_adr tendon_group
+    tendon_invweight0 tendon_length0 tendon_lengthspring tendon_margin tendon_matid tendon_num
+    tendon_range tendon_rgba tendon_solimp_fri tendon_solimp_lim tendon_solref_fri
+    tendon_solref_lim tendon_treeid tendon_treenum tendon_type tendon_user tendon_width
+    tree_bodyadr tree_bodynum tree_dofadr tree_dofnum tree_sleep_policy names names_map""".split()
 )
 # Elements that exert no force (or, for flex_ and eq_, must not exist), sizes and derived indices.
 _PREFIXES_FREE = tuple(

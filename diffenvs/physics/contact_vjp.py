@@ -17,12 +17,16 @@ Out: `x_mu, x_a, x_v, y` of both bodies, accumulated. With world force `F_f` and
     N = sum_f F_f x d_f(p) + T_f x d_f.ang   cotangent of a rotation of the frame
 
 `geometry` is the adjoint of how point, frame and distance follow the two bodies: see
-`contact_geometry_vjp`. Derivation: `DERIVATION.md`, sections 1, 3 and 4. Not covered: surface
-velocity, adhesion.
+`contact_geometry_vjp`. A moving surface (`surfacevel`) is a twist `s` fixed to its body, which the
+friction rows 1 to 3 add to the relative velocity; its part of `y`, `P` and `N` is that of `v`.
+Adhesion pulls along `n`, and as much is added to the constraint force by `adhesion / D` in `aref`.
+
+Derivation: `DERIVATION.md`, sections 1, 3 and 4.
 """
 
 import functools
 
+import mujoco
 import mujoco_warp as mjw
 import warp as wp
 
@@ -35,6 +39,11 @@ from .spatial import ang, force_cross, vec5, velocity_at, wrench
 from .workspace import Flags, Workspace
 
 wp.set_module_options({"enable_backward": False})
+
+# adhesion pulls by a passive force, and these are left out if both kinds are disabled
+_NO_PASSIVE = wp.constant(
+    int(mujoco.mjtDisableBit.mjDSBL_SPRING | mujoco.mjtDisableBit.mjDSBL_DAMPER)
+)
 
 vec6 = wp.types.vector(length=6, dtype=wp.float32)
 
@@ -60,6 +69,7 @@ def _pyramidal_rows(
     y: vec6,
     p: wp.vec4,
     pos: float,
+    adhesion: float,
 ) -> _Rows:
     """Rows `n +- friction_k e_k`, active where the residual is negative (dim 1: the normal)."""
     rows = _Rows()
@@ -83,7 +93,8 @@ def _pyramidal_rows(
                 rows.mu[k] -= mu_k * f
                 rows.a[k] += mu_k * g
                 rows.v[k] += mu_k * gw
-            rows.kappa += kappa(p, pos, g, y_row * f)
+            # adhesion adds to aref its share of the force divided by D
+            rows.kappa += kappa(p, pos, g, y_row * (f - adhesion / float(nrow)))
     return rows
 
 
@@ -99,6 +110,7 @@ def _elliptic_rows(
     y: vec6,
     p: wp.vec4,
     pos: float,
+    adhesion: float,
     friction_damping: float,
 ) -> _Rows:
     """Normal and friction rows, coupled by the cone where the contact slides."""
@@ -139,13 +151,21 @@ def _elliptic_rows(
         rows.a[k] = g[k]
         rows.v[k] = wp.where(k > 0, friction_damping, p[1]) * g[k]
         yf += y[k] * f
-    rows.kappa = kappa(p, pos, g[0], yf)
+    rows.kappa = kappa(p, pos, g[0], yf - adhesion * g[0] / D[first])
     return rows
 
 
+@wp.func
+def _surface_velocity(geom: Geom, surfacevel: vec6, pos: wp.vec3, p: wp.vec3) -> wp.spatial_vector:
+    """Twist of a moving surface; `p` is the contact point from where twists are taken."""
+    linear = geom.xmat * wp.vec3(surfacevel[0], surfacevel[1], surfacevel[2])
+    angular = geom.xmat * wp.vec3(surfacevel[3], surfacevel[4], surfacevel[5])
+    return wp.spatial_vector(angular, linear + wp.cross(angular, pos - geom.xpos - p))
+
+
 @functools.cache
-def contact_kernel(shapes: bool) -> wp.Kernel:
-    """The kernel; with `shapes` for all geoms, else for what `contact_geometry_vjp` covers."""
+def contact_kernel(shapes: bool, surfacevel: bool) -> wp.Kernel:
+    """The kernel; `shapes` for more than `contact_geometry_vjp` covers, `surfacevel` if any."""
 
     @wp.kernel(module="unique", enable_backward=False)
     def _contact_vjp(
@@ -158,6 +178,7 @@ def contact_kernel(shapes: bool) -> wp.Kernel:
         geom_bodyid: wp.array[int],
         geom_size: wp.array2d[wp.vec3],
         geom_dataid: wp.array2d[int],
+        geom_surfacevel: wp.array2d[vec6],
         mesh: Mesh,
         # Record:
         ne_in: wp.array[int],
@@ -177,6 +198,7 @@ def contact_kernel(shapes: bool) -> wp.Kernel:
         contact_solreffriction_in: wp.array[wp.vec2],
         contact_solimp_in: wp.array[vec5],
         contact_dim_in: wp.array[int],
+        contact_adhesion_in: wp.array[float],
         contact_geom_in: wp.array[wp.vec2i],
         efc_id_in: wp.array2d[int],
         efc_D_in: wp.array2d[float],
@@ -259,6 +281,7 @@ def contact_kernel(shapes: bool) -> wp.Kernel:
                     y,
                     p,
                     depth,
+                    contact_adhesion_in[conid],
                     friction_damping,
                 )
             else:
@@ -272,8 +295,11 @@ def contact_kernel(shapes: bool) -> wp.Kernel:
                     y,
                     p,
                     depth,
+                    contact_adhesion_in[conid],
                 )
 
+            if (opt_disableflags & _NO_PASSIVE) != _NO_PASSIVE:
+                rows.mu[0] += contact_adhesion_in[conid]
             f_mu = n * rows.mu[0] + e2 * rows.mu[1] + e3 * rows.mu[2]
             t_mu = n * rows.mu[3] + e2 * rows.mu[4] + e3 * rows.mu[5]
             f_a = n * rows.a[0] + e2 * rows.a[1] + e3 * rows.a[2]
@@ -309,6 +335,20 @@ def contact_kernel(shapes: bool) -> wp.Kernel:
             geom2.xpos = geom_xpos_in[worldid, geom[1]]
             geom2.xmat = geom_xmat_in[worldid, geom[1]]
             geom2.meshid = geom_dataid[worldid % geom_dataid.shape[0], geom[1]]
+            y1 = wp.spatial_vector()
+            y2 = wp.spatial_vector()
+            if wp.static(surfacevel):
+                row = worldid % geom_surfacevel.shape[0]
+                s1 = _surface_velocity(geom1, geom_surfacevel[row, geom[0]], pos, p1)
+                s2 = _surface_velocity(geom2, geom_surfacevel[row, geom[1]], pos, p2)
+                f_s = e2 * rows.v[1] + e3 * rows.v[2]
+                t_s = n * rows.v[3]
+                w_s = ang(s2) - ang(s1)
+                c.P += wp.cross(f_s, w_s)
+                c.N += wp.cross(f_s, velocity_at(s2, p2) - velocity_at(s1, p1))
+                c.N += wp.cross(t_s, w_s)
+                y1 = -force_cross(s1, wrench(p1, f_s, t_s))
+                y2 = force_cross(s2, wrench(p2, f_s, t_s))
             geometry = ContactGeometry()
             if wp.static(shapes):
                 geometry = shape_geometry_vjp(mesh, geom1, geom2, c)
@@ -318,7 +358,7 @@ def contact_kernel(shapes: bool) -> wp.Kernel:
             x1_mu = wrench(p1, f_mu, t_mu)
             x1_a = wrench(p1, f_a, t_a)
             x1_v = wrench(p1, f_v, t_v)
-            y1 = -force_cross(mu1, x1_mu) - force_cross(a1, x1_a) - force_cross(v1, x1_v)
+            y1 -= force_cross(mu1, x1_mu) + force_cross(a1, x1_a) + force_cross(v1, x1_v)
             y1 += wrench(p1, geometry.force1, geometry.torque1)
             x_mu_io[worldid, body1] -= x1_mu
             x_a_io[worldid, body1] -= x1_a
@@ -328,7 +368,7 @@ def contact_kernel(shapes: bool) -> wp.Kernel:
             x2_mu = wrench(p2, f_mu, t_mu)
             x2_a = wrench(p2, f_a, t_a)
             x2_v = wrench(p2, f_v, t_v)
-            y2 = force_cross(mu2, x2_mu) + force_cross(a2, x2_a) + force_cross(v2, x2_v)
+            y2 += force_cross(mu2, x2_mu) + force_cross(a2, x2_a) + force_cross(v2, x2_v)
             y2 += wrench(p2, geometry.force2, geometry.torque2)
             x_mu_io[worldid, body2] += x2_mu
             x_a_io[worldid, body2] += x2_a
@@ -342,7 +382,7 @@ def contact_vjp(m: mjw.Model, flags: Flags, s: Substep, ws: Workspace) -> None:
     """Adjoint of contacts: accumulates into the cotangents of the bodies' fields."""
     d = s.d
     wp.launch(
-        contact_kernel(flags.shapes),
+        contact_kernel(flags.shapes, flags.surfacevel),
         dim=d.nworld,
         inputs=[
             m.opt.timestep,
@@ -353,6 +393,7 @@ def contact_vjp(m: mjw.Model, flags: Flags, s: Substep, ws: Workspace) -> None:
             m.geom_bodyid,
             m.geom_size,
             m.geom_dataid,
+            m.geom_surfacevel,
             mesh_of(m),
             d.ne,
             d.nf,
@@ -371,6 +412,7 @@ def contact_vjp(m: mjw.Model, flags: Flags, s: Substep, ws: Workspace) -> None:
             d.contact.solreffriction,
             d.contact.solimp,
             d.contact.dim,
+            d.contact.adhesion,
             d.contact.geom,
             d.efc.id,
             d.efc.D,

@@ -50,6 +50,7 @@ CONTACT_FIELDS = (
     "solreffriction",
     "solimp",
     "dim",
+    "adhesion",
     "geom",
 )
 EFC_FIELDS = ("type", "id", "D", "force")

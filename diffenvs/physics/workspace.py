@@ -36,6 +36,7 @@ class Flags:
     free_bodies: bool  # gyroscopic blocks of single free bodies
     shapes: bool  # geoms collide that need contact_shape_vjp
     curved: bool  # or contact_refine
+    surfacevel: bool  # surfaces of geoms move
 
     @classmethod
     def of(cls, mjm: mujoco.MjModel, nfree: int) -> "Flags":
@@ -86,6 +87,7 @@ class Flags:
             free_bodies=free_bodies,
             shapes=has_shapes(mjm),
             curved=has_curved(mjm),
+            surfacevel=bool(mjm.geom_surfacevel.any()),
         )
 
 
