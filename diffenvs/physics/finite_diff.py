@@ -10,6 +10,9 @@ size 2 nv + na,
     A = d x_next / d x      (2 nv + na, 2 nv + na)
     B = d x_next / d ctrl   (2 nv + na, nu)
 
+Applied forces and the poses of mocap bodies are further inputs on request; a mocap body turns by
+rotation vectors in the axes of the world.
+
 Differences are only worth something where the step is smooth across the perturbation. Every run
 therefore also reports which constraints pushed, in which cone zone and on which side of every
 clamp; a state for which any perturbed run disagrees with the unperturbed one is marked as a `kink`.
@@ -43,38 +46,65 @@ class States(NamedTuple):
 
 
 class Cotangent(NamedTuple):
-    """Derivatives of a scalar with respect to the inputs of a step, qpos in tangent space."""
+    """Derivatives of a scalar with respect to the inputs of a step, rotations in tangent space."""
 
     qpos: np.ndarray  # (nv,)
     qvel: np.ndarray  # (nv,)
     act: np.ndarray  # (na,)
     ctrl: np.ndarray  # (nu,)
+    # the inputs below only if they were given to `transition`
+    qfrc_applied: np.ndarray | None = None  # (nv,)
+    xfrc_applied: np.ndarray | None = None  # (nbody, 6)
+    mocap_pos: np.ndarray | None = None  # (nmocap, 3)
+    mocap_quat: np.ndarray | None = None  # (nmocap, 3), by rotation about the axes of the world
 
 
 class Transition(NamedTuple):
-    """Central differences of a step at one state."""
+    """Central differences of a step at one state; `n` is 2 nv + na."""
 
-    A: np.ndarray  # (2 nv + na, 2 nv + na)
-    B: np.ndarray  # (2 nv + na, nu)
+    jacobians: tuple[np.ndarray, ...]  # (n, columns of all inputs), by three widths; first the best
+    shapes: dict[str, tuple[int, ...]]  # of a cotangent of each input, in the order of the columns
     kink: bool  # a perturbed run had other active constraints or clamps than the state itself
     qpos: np.ndarray  # (nq,): the state after the step
     qvel: np.ndarray  # (nv,)
-    others: tuple[np.ndarray, ...]  # [A B] with a ten times wider and a ten times narrower step
-    nv: int
-    na: int
+    act: np.ndarray  # (na,)
+
+    @property
+    def A(self) -> np.ndarray:
+        """Derivative by the state (dq, qvel, act), (n, n)."""
+        return np.hstack([self.by(name) for name in ("qpos", "qvel", "act")])
+
+    @property
+    def B(self) -> np.ndarray:
+        """Derivative by ctrl, (n, nu)."""
+        return self.by("ctrl")
+
+    def by(self, name: str) -> np.ndarray:
+        """Derivative by one input, (n, *shape of its cotangent)."""
+        jacobian = self.jacobians[0]
+        columns = np.split(jacobian, self._ends(), axis=1)[list(self.shapes).index(name)]
+        return columns.reshape(len(jacobian), *self.shapes[name])
 
     def vjp(self, cotangent: np.ndarray) -> Cotangent:
-        """Pull a cotangent of (dq, qvel, act) after the step, (2 nv + na,), back to its inputs."""
-        return self._split(cotangent @ np.hstack([self.A, self.B]))
+        """Pull a cotangent of (dq, qvel, act) after the step, (n,), back to its inputs."""
+        return self._split(cotangent @ self.jacobians[0])
 
     def vjp_error(self, cotangent: np.ndarray) -> tuple[float, ...]:
-        """Relative disagreement of `vjp` with the other two widths, per field of its result."""
+        """Relative disagreement of `vjp` with the other two widths, per input."""
         ref = self.vjp(cotangent)
-        others = [self._split(cotangent @ J) for J in self.others]
-        return tuple(max(relative_error(o[i], ref[i]) for o in others) for i in range(4))
+        others = [self._split(cotangent @ J) for J in self.jacobians[1:]]
+        return tuple(
+            max(relative_error(getattr(o, name), getattr(ref, name)) for o in others)
+            for name in self.shapes
+        )
 
     def _split(self, row: np.ndarray) -> Cotangent:
-        return Cotangent(*np.split(row, np.cumsum([self.nv, self.nv, self.na])))
+        parts = zip(self.shapes.items(), np.split(row, self._ends()), strict=True)
+        return Cotangent(**{name: part.reshape(shape) for (name, shape), part in parts})
+
+    def _ends(self) -> np.ndarray:
+        """Where the columns of each input but the last end."""
+        return np.cumsum([int(np.prod(shape)) for shape in self.shapes.values()])[:-1]
 
 
 def relative_error(value: np.ndarray, reference: np.ndarray) -> float:
@@ -105,54 +135,62 @@ def transition(
     ctrl: np.ndarray,
     act: np.ndarray | None = None,
     *,
+    qfrc_applied: np.ndarray | None = None,
+    xfrc_applied: np.ndarray | None = None,
+    mocap_pos: np.ndarray | None = None,
+    mocap_quat: np.ndarray | None = None,
     nstep: int = 1,
     eps: float = 1e-6,
 ) -> Transition:
-    """Differentiate `nstep` steps at one state under a constant ctrl; pass a `converged` model."""
+    """Differentiate `nstep` steps at one state under constant inputs; pass a `converged` model.
+
+    Inputs other than the state and ctrl are differentiated by if they are given; else forces are
+    zero and mocap bodies stay where the model has them.
+    """
     data = mujoco.MjData(mjm)
-    start = [np.array(qpos, float), np.array(qvel, float)]
-    start += [np.zeros(mjm.na) if act is None else np.array(act, float), np.array(ctrl, float)]
-    data.qpos[:], data.qvel[:], data.act[:], data.ctrl[:] = start
+    given = {"qpos": qpos, "qvel": qvel, "act": np.zeros(mjm.na) if act is None else act}
+    given |= {"ctrl": ctrl, "qfrc_applied": qfrc_applied, "xfrc_applied": xfrc_applied}
+    given |= {"mocap_pos": mocap_pos, "mocap_quat": mocap_quat}
+    start = {name: np.array(x, float) for name, x in given.items() if x is not None}
+    shapes = {name: x.shape for name, x in start.items()} | {"qpos": (mjm.nv,)}
+    if mocap_quat is not None:
+        shapes["mocap_quat"] = (mjm.nmocap, 3)
+    for name, x in start.items():
+        getattr(data, name)[:] = x
     mujoco.mj_forward(mjm, data)
     warmstart = data.qacc.copy()
-    qpos_next, qvel_next, _, base = _run(mjm, data, start, warmstart, nstep)
+    *after, base = _run(mjm, data, start, warmstart, nstep)
     jacobians, kink = [], False
     for scale in _SCALES:
         columns = []
-        for slot, size in enumerate((mjm.nv, mjm.nv, mjm.na, mjm.nu)):
-            for i in range(size):
+        for name, shape in shapes.items():
+            for i in range(int(np.prod(shape))):
                 sides = []
                 for h in (scale * eps, -scale * eps):
-                    inputs = _displaced(mjm, start, slot, i, h)
+                    inputs = start | {name: _displaced(mjm, start[name], name, i, h)}
                     *state, signature = _run(mjm, data, inputs, warmstart, nstep)
                     kink |= signature != base
                     sides.append(state)
                 columns.append(_difference(mjm, sides, 2 * scale * eps))
         jacobians.append(np.stack(columns, axis=1))
-    n = 2 * mjm.nv + mjm.na
-    central = jacobians[0]
-    return Transition(
-        A=central[:, :n],
-        B=central[:, n:],
-        kink=kink,
-        qpos=qpos_next,
-        qvel=qvel_next,
-        others=tuple(jacobians[1:]),
-        nv=int(mjm.nv),
-        na=int(mjm.na),
-    )
+    return Transition(tuple(jacobians), shapes, kink, *after)
 
 
-def _displaced(mjm, start, slot, i, h):
-    """`start` with component i of one of its parts (qpos: of the tangent space) moved by h."""
-    inputs = [x.copy() for x in start]
-    if slot == 0:
+def _displaced(mjm, value, name, i, h):
+    """An input with component i of its tangent space moved by h."""
+    value = value.copy()
+    if name == "qpos":
         direction = np.zeros(mjm.nv)
         direction[i] = 1.0
-        mujoco.mj_integratePos(mjm, inputs[0], direction, h)
+        mujoco.mj_integratePos(mjm, value, direction, h)
+    elif name == "mocap_quat":
+        turn, turned = np.zeros(4), np.zeros(4)
+        mujoco.mju_axisAngle2Quat(turn, np.eye(3)[i % 3], h)
+        mujoco.mju_mulQuat(turned, turn, value[i // 3])
+        value[i // 3] = turned
     else:
-        inputs[slot][i] += h
-    return inputs
+        value.flat[i] += h
+    return value
 
 
 def _difference(mjm, sides, width):
@@ -164,7 +202,8 @@ def _difference(mjm, sides, width):
 
 def _run(mjm, data, inputs, warmstart, nstep):
     """Run from a state; every run of one state starts its solver from the same point."""
-    data.qpos[:], data.qvel[:], data.act[:], data.ctrl[:] = inputs
+    for name, x in inputs.items():
+        getattr(data, name)[:] = x
     data.qacc_warmstart[:] = warmstart
     data.time = 0.0
     signature = []
