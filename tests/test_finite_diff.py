@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from diffenvs.physics import finite_diff as fd
+from diffenvs.physics import kinks
 
 PENDULUM = """
 <mujoco>
@@ -177,7 +178,9 @@ def test_transition_kink_at_cone():
     def zone(speed):
         data.qvel[:] = 0, speed
         mujoco.mj_forward(mjm, data)
-        return fd._cone_zone(data.efc_J.reshape(-1, 2) @ data.qacc - data.efc_aref, data.contact[0])
+        return kinks.cone_zone(
+            data.efc_J.reshape(-1, 2) @ data.qacc - data.efc_aref, data.contact[0]
+        )
 
     assert (zone(0.0), zone(1.0)) == (1, 2)
     low, high = 0.0, 1.0

@@ -14,8 +14,8 @@ Applied forces and the poses of mocap bodies are further inputs on request; a mo
 rotation vectors in the axes of the world.
 
 Differences are only worth something where the step is smooth across the perturbation. Every run
-therefore also reports which constraints pushed, in which cone zone and on which side of every
-clamp; a state for which any perturbed run disagrees with the unperturbed one is marked as a `kink`.
+therefore also says on which smooth piece it was (`kinks.Stepper`); a state for which any perturbed
+run disagrees with the unperturbed one is marked as a `kink`.
 The differences are taken with three widths, whose disagreement estimates their own error.
 """
 
@@ -25,12 +25,8 @@ from typing import NamedTuple
 import mujoco
 import numpy as np
 
-_ELLIPTIC = int(mujoco.mjtConstraint.mjCNSTR_CONTACT_ELLIPTIC)
-_FRICTION = (
-    int(mujoco.mjtConstraint.mjCNSTR_FRICTION_DOF),
-    int(mujoco.mjtConstraint.mjCNSTR_FRICTION_TENDON),
-)
-_EQUALITY = int(mujoco.mjtConstraint.mjCNSTR_EQUALITY)
+from .kinks import Stepper
+
 _SCALES = (1.0, 10.0, 0.1)
 
 
@@ -147,7 +143,7 @@ def transition(
     Inputs other than the state and ctrl are differentiated by if they are given; else forces are
     zero and mocap bodies stay where the model has them.
     """
-    data = mujoco.MjData(mjm)
+    data, stepper = mujoco.MjData(mjm), Stepper(mjm)
     given = {"qpos": qpos, "qvel": qvel, "act": np.zeros(mjm.na) if act is None else act}
     given |= {"ctrl": ctrl, "qfrc_applied": qfrc_applied, "xfrc_applied": xfrc_applied}
     given |= {"mocap_pos": mocap_pos, "mocap_quat": mocap_quat}
@@ -159,7 +155,7 @@ def transition(
         getattr(data, name)[:] = x
     mujoco.mj_forward(mjm, data)
     warmstart = data.qacc.copy()
-    *after, base = _run(mjm, data, start, warmstart, nstep)
+    *after, base = _run(stepper, data, start, warmstart, nstep)
     jacobians, kink = [], False
     for scale in _SCALES:
         columns = []
@@ -168,7 +164,7 @@ def transition(
                 sides = []
                 for h in (scale * eps, -scale * eps):
                     inputs = start | {name: _displaced(mjm, start[name], name, i, h)}
-                    *state, signature = _run(mjm, data, inputs, warmstart, nstep)
+                    *state, signature = _run(stepper, data, inputs, warmstart, nstep)
                     kink |= signature != base
                     sides.append(state)
                 columns.append(_difference(mjm, sides, 2 * scale * eps))
@@ -200,7 +196,7 @@ def _difference(mjm, sides, width):
     return np.concatenate([dq, (plus[1] - minus[1]) / width, (plus[2] - minus[2]) / width])
 
 
-def _run(mjm, data, inputs, warmstart, nstep):
+def _run(stepper, data, inputs, warmstart, nstep):
     """Run from a state; every run of one state starts its solver from the same point."""
     for name, x in inputs.items():
         getattr(data, name)[:] = x
@@ -208,50 +204,10 @@ def _run(mjm, data, inputs, warmstart, nstep):
     data.time = 0.0
     signature = []
     for _ in range(nstep):
-        mujoco.mj_step(mjm, data)
-        signature.append(_signature(mjm, data))
+        signature.append(stepper.step(data))
     if not (np.isfinite(data.qpos).all() and np.isfinite(data.qvel).all()):
         raise ValueError("the step diverged: no derivative can be taken at this state")
     return data.qpos.copy(), data.qvel.copy(), data.act.copy(), signature
-
-
-def _signature(mjm, data):
-    """Everything discrete about the last forward pass in `data`; equal values: one smooth piece.
-
-    The zone of a row follows from its residual J qacc - aref: `efc_state` of C MuJoCo 4.0 is stale
-    where constraint islands are used.
-    """
-    geoms = data.contact.geom
-    residual = data.efc_J.reshape(-1, mjm.nv) @ data.qacc - data.efc_aref
-    types = data.efc_type
-    zone = (residual < 0).astype(int)
-    zone[types == _EQUALITY] = 0
-    for row in np.flatnonzero(np.isin(types, _FRICTION)):
-        limit = data.efc_frictionloss[row] / data.efc_D[row]
-        zone[row] = int(np.sign(residual[row])) * int(abs(residual[row]) >= limit)
-    for contact in data.contact:
-        row, dim = contact.efc_address, contact.dim
-        if row >= 0 and types[row] == _ELLIPTIC:
-            zone[row : row + dim] = _cone_zone(residual[row : row + dim], contact)
-    low, high = mjm.actuator_ctrlrange[: mjm.nu].T
-    clamps = np.where(mjm.actuator_ctrllimited[: mjm.nu], _side(data.ctrl, low, high), 0)
-    low, high = mjm.actuator_forcerange.T
-    saturated = (data.actuator_force <= low) * -1 + (data.actuator_force >= high)
-    saturated = np.where(mjm.actuator_forcelimited, saturated, 0)
-    return [x.tolist() for x in (geoms, types, data.efc_id, zone, clamps, saturated)]
-
-
-def _side(x, low, high):
-    return (x > high).astype(int) - (x < low)
-
-
-def _cone_zone(residual, contact):
-    """0 the contact lets go, 1 all rows quadratic (it sticks), 2 on the cone (it slides)."""
-    normal = residual[0] * contact.mu
-    tangent = np.linalg.norm(residual[1:] * contact.friction[: contact.dim - 1])
-    if normal >= contact.mu * tangent:
-        return 0
-    return 1 if contact.mu * normal + tangent <= 0 else 2
 
 
 def contact_rich_states(
