@@ -5,10 +5,11 @@ import mujoco
 import numpy as np
 import pytest
 import warp as wp
-from test_step_vjp import load_gymnasium, tangent_map
+from test_step_vjp import load_gymnasium
 
 from diffenvs.physics import Physics, UnsupportedFeature, linearize
 from diffenvs.physics import finite_diff as fd
+from diffenvs.physics.accuracy import tangent_map
 
 NUM_STATES = 24
 
