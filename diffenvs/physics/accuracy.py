@@ -181,23 +181,6 @@ def _oracle(mjm, states, cotangents, nstep):
     return rows
 
 
-def tangent_map(mjm: mujoco.MjModel, qpos: np.ndarray) -> np.ndarray:
-    """Return d qpos / d tangent, (nq, nv); the columns of a rotation are half of quat * e_k."""
-    jacobian = np.zeros((mjm.nq, mjm.nv))
-    for kind, q, v in zip(mjm.jnt_type, mjm.jnt_qposadr, mjm.jnt_dofadr, strict=True):
-        if kind == mujoco.mjtJoint.mjJNT_FREE.value:
-            jacobian[q : q + 3, v : v + 3] = np.eye(3)
-            q, v = q + 3, v + 3
-        if kind in (mujoco.mjtJoint.mjJNT_FREE.value, mujoco.mjtJoint.mjJNT_BALL.value):
-            for k in range(3):
-                turned = np.zeros(4)
-                mujoco.mju_mulQuat(turned, qpos[q : q + 4], np.eye(4)[k + 1])
-                jacobian[q : q + 4, v + k] = turned / 2
-        else:
-            jacobian[q, v] = 1.0
-    return jacobian
-
-
 def step_vjp(
     mjm: mujoco.MjModel,
     states: fd.States,
@@ -233,7 +216,7 @@ def step_vjp(
         adj_out.qpos,
         np.array(
             [
-                np.linalg.pinv(tangent_map(mjm, q)).T @ c[:nv]
+                np.linalg.pinv(fd.tangent_map(mjm, q)).T @ c[:nv]
                 for q, c in zip(after[0], cotangents, strict=True)
             ]
         ),
@@ -243,7 +226,7 @@ def step_vjp(
     physics.launch_step_vjp(record, adj_out, adj, adj_ctrl)
     pulled = {name: getattr(adj, name).numpy().astype(float) for name in INPUTS[:3]}
     pulled["qpos"] = np.array(
-        [tangent_map(mjm, q).T @ g for q, g in zip(states.qpos, pulled["qpos"], strict=True)]
+        [fd.tangent_map(mjm, q).T @ g for q, g in zip(states.qpos, pulled["qpos"], strict=True)]
     )
     return np.hstack(after), pulled | {"ctrl": adj_ctrl.numpy().astype(float)}
 

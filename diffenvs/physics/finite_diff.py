@@ -27,7 +27,7 @@ import numpy as np
 
 from .kinks import Stepper
 
-_SCALES = (1.0, 10.0, 0.1)
+_SCALES = (1.0, 10.0, 0.1)  # the widest alone looks for kinks, the others lie within it
 
 
 class States(NamedTuple):
@@ -103,6 +103,23 @@ class Transition(NamedTuple):
         return np.cumsum([int(np.prod(shape)) for shape in self.shapes.values()])[:-1]
 
 
+def tangent_map(mjm: mujoco.MjModel, qpos: np.ndarray) -> np.ndarray:
+    """Return d qpos / d tangent, (nq, nv); the columns of a rotation are half of quat * e_k."""
+    jacobian = np.zeros((mjm.nq, mjm.nv))
+    for kind, q, v in zip(mjm.jnt_type, mjm.jnt_qposadr, mjm.jnt_dofadr, strict=True):
+        if kind == mujoco.mjtJoint.mjJNT_FREE.value:
+            jacobian[q : q + 3, v : v + 3] = np.eye(3)
+            q, v = q + 3, v + 3
+        if kind in (mujoco.mjtJoint.mjJNT_FREE.value, mujoco.mjtJoint.mjJNT_BALL.value):
+            for k in range(3):
+                turned = np.zeros(4)
+                mujoco.mju_mulQuat(turned, qpos[q : q + 4], np.eye(4)[k + 1])
+                jacobian[q : q + 4, v + k] = turned / 2
+        else:
+            jacobian[q, v] = 1.0
+    return jacobian
+
+
 def relative_error(value: np.ndarray, reference: np.ndarray) -> float:
     """|value - reference| / |reference|; 0 where both vanish, infinite if only the latter does."""
     error, norm = np.linalg.norm(value - reference), np.linalg.norm(reference)
@@ -164,8 +181,9 @@ def transition(
                 sides = []
                 for h in (scale * eps, -scale * eps):
                     inputs = start | {name: _displaced(mjm, start[name], name, i, h)}
-                    *state, signature = _run(stepper, data, inputs, warmstart, nstep)
-                    kink |= signature != base
+                    watched = scale == max(_SCALES)
+                    *state, signature = _run(stepper, data, inputs, warmstart, nstep, watched)
+                    kink |= watched and signature != base
                     sides.append(state)
                 columns.append(_difference(mjm, sides, 2 * scale * eps))
         jacobians.append(np.stack(columns, axis=1))
@@ -196,7 +214,7 @@ def _difference(mjm, sides, width):
     return np.concatenate([dq, (plus[1] - minus[1]) / width, (plus[2] - minus[2]) / width])
 
 
-def _run(stepper, data, inputs, warmstart, nstep):
+def _run(stepper, data, inputs, warmstart, nstep, watched=True):
     """Run from a state; every run of one state starts its solver from the same point."""
     for name, x in inputs.items():
         getattr(data, name)[:] = x
@@ -204,7 +222,7 @@ def _run(stepper, data, inputs, warmstart, nstep):
     data.time = 0.0
     signature = []
     for _ in range(nstep):
-        signature.append(stepper.step(data))
+        signature.append(stepper.step(data, watched))
     if not (np.isfinite(data.qpos).all() and np.isfinite(data.qvel).all()):
         raise ValueError("the step diverged: no derivative can be taken at this state")
     return data.qpos.copy(), data.qvel.copy(), data.act.copy(), signature
