@@ -4,7 +4,8 @@
 
     forward_vjp: H mu = adj_qacc -> bodies -> actuators, passive forces, limits, contacts -> sweep
 
-Forces in joint space add to the cotangents at once; what acts on bodies waits for the sweep.
+Forces in joint space add to the cotangents at once; what acts along tendons waits for `tendon_vjp`,
+what acts on bodies for the sweep.
 
 Every stage only launches kernels, so a whole step is captured into one graph.
 """
@@ -19,6 +20,7 @@ from .integrator_vjp import next_position_vjp, velocity_solve_vjp
 from .record import Substep
 from .rungekutta4_vjp import rungekutta4_vjp
 from .solve_vjp import solve_vjp
+from .tendon_vjp import tendon_fields, tendon_vjp
 from .tree_vjp import body_vjp, sweep_vjp
 from .workspace import Cotangent, Flags, Workspace
 
@@ -58,9 +60,13 @@ def forward_vjp(
     del adj_act_dot
     solve_vjp(m.nv, s.solver_h, s.solver_hfactor, adj_qacc, ws.joint_mu)
     body_vjp(m, flags, s, ws)
+    if flags.tendon:
+        tendon_fields(m, flags, s, ws)
     if flags.actuation:
         actuator_vjp(m, flags, s, ws, adj)
     passive_vjp(m, flags, s, ws, adj)
     limit_vjp(m, flags, s, ws, adj)
     contact_vjp(m, flags, s, ws)
+    if flags.tendon:
+        tendon_vjp(m, flags, s, ws, adj)
     sweep_vjp(m, flags, s, ws, adj)

@@ -32,6 +32,7 @@ class Flags:
     implicit_matrix: bool  # the implicit terms couple joints: E is not diagonal
     pair: bool  # the integrator's system differs from M
     free_bodies: bool  # gyroscopic blocks of single free bodies
+    tendon: bool  # a tendon exerts a force
 
     @classmethod
     def of(cls, mjm: mujoco.MjModel, nfree: int) -> "Flags":
@@ -67,6 +68,7 @@ class Flags:
             or bool(mjm.opt.density or mjm.opt.viscosity)
         )
         pair = pair or implicit_matrix
+        tendon_driven = mjm.actuator_trntype == int(_TRN.mjTRN_TENDON)
         return cls(
             implicitfast=implicitfast,
             elliptic=mjm.opt.cone == mujoco.mjtCone.mjCONE_ELLIPTIC,
@@ -80,6 +82,7 @@ class Flags:
             implicit_matrix=implicit_matrix,
             pair=pair,
             free_bodies=free_bodies,
+            tendon=bool(tendon_driven.any()),
         )
 
 
