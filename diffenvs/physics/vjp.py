@@ -16,11 +16,13 @@ import warp as wp
 from .actuator_vjp import actuator_vjp, passive_vjp
 from .constraint_vjp import limit_vjp
 from .contact_vjp import contact_vjp
+from .friction_vjp import friction_vjp
 from .integrator_vjp import next_position_vjp, velocity_solve_vjp
 from .record import Substep
 from .rungekutta4_vjp import rungekutta4_vjp
 from .solve_vjp import solve_vjp
-from .tendon_vjp import tendon_fields, tendon_vjp
+from .tendon_row_vjp import tendon_row_vjp
+from .tendon_vjp import tendon_fields, tendon_passive_vjp, tendon_vjp
 from .tree_vjp import body_vjp, sweep_vjp
 from .workspace import Cotangent, Flags, Workspace
 
@@ -66,7 +68,13 @@ def forward_vjp(
         actuator_vjp(m, flags, s, ws, adj)
     passive_vjp(m, flags, s, ws, adj)
     limit_vjp(m, flags, s, ws, adj)
+    if flags.friction:
+        friction_vjp(m, flags, s, ws, adj)
     contact_vjp(m, flags, s, ws)
     if flags.tendon:
+        if flags.tendon_passive:
+            tendon_passive_vjp(m, flags, s, ws)
+        if flags.tendon_limit or flags.tendon_equality:
+            tendon_row_vjp(m, flags, s, ws)
         tendon_vjp(m, flags, s, ws, adj)
     sweep_vjp(m, flags, s, ws, adj)
