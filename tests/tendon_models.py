@@ -52,7 +52,7 @@ ARM = f"""
   </worldbody>
   <tendon>
     <fixed name="branch" stiffness="5 3 2" springlength="-0.2 0.3" damping="0.3 0.1 0.05"
-           frictionloss="0.3" armature="0.03" range="-0.6 0.7" margin="0.05">
+           frictionloss="2" armature="0.03" range="-0.6 0.7" margin="0.05">
       <joint joint="elbow" coef="-0.7"/>
       <joint joint="shoulder" coef="1"/>
     </fixed>
@@ -61,6 +61,26 @@ ARM = f"""
       <joint joint="elbow" coef="0.8"/>
       <joint joint="thumb" coef="1.2"/>
     </fixed>
+    <spatial name="muscle" stiffness="10 7 5" springlength="1.3 1.5" damping="0.8 0.3 0.2"
+             frictionloss="4" armature="0.4" range="1.2 1.6" margin="0.05">
+      <site site="ceiling"/>
+      <site site="upper"/>
+      <site site="fore"/>
+      <pulley divisor="2"/>
+      <site site="hand"/>
+      <site site="wall"/>
+      <pulley divisor="2.5"/>
+      <site site="hand"/>
+      <site site="ceiling"/>
+    </spatial>
+    <spatial name="path">
+      <site site="thumb"/>
+      <site site="hand"/>
+      <site site="upper"/>
+      <pulley divisor="3"/>
+      <site site="thumb"/>
+      <site site="wall"/>
+    </spatial>
     <fixed name="first"><joint joint="thumb" coef="0.6"/></fixed>
     <fixed name="second">
       <joint joint="shoulder" coef="0.5"/>
@@ -70,6 +90,7 @@ ARM = f"""
   <equality>
     <tendon tendon1="first" tendon2="second" polycoef="0.02 0.5 0.3 -0.4 0.2"/>
     <tendon tendon1="second" polycoef="0.1"/>
+    <tendon tendon1="path" tendon2="second" polycoef="0 0.3 -0.2"/>
   </equality>
   <actuator><motor joint="elbow" gear="3"/></actuator>
 </mujoco>"""
@@ -84,7 +105,7 @@ def load(name: str, integrator: str = "mjINT_EULER") -> mujoco.MjModel:
     return mjm
 
 
-def states(mjm: mujoco.MjModel, n: int, seed: int = 0, speed: float = 0.7) -> States:
+def states(mjm: mujoco.MjModel, n: int, seed: int = 0, speed: float = 0.6) -> States:
     """Sample n states at random; contacts, if any, are not deep.
 
     Friction loss acts in two ways, and the states hold both: at half of them the joints move so
@@ -95,7 +116,7 @@ def states(mjm: mujoco.MjModel, n: int, seed: int = 0, speed: float = 0.7) -> St
     rows: list[list] = []
     while len(rows) < n:
         mujoco.mj_resetData(mjm, data)
-        mujoco.mj_integratePos(mjm, data.qpos, rng.normal(size=mjm.nv) * 0.6, 1.0)
+        mujoco.mj_integratePos(mjm, data.qpos, rng.normal(size=mjm.nv) * 0.5, 1.0)
         data.qvel[:] = rng.normal(size=mjm.nv) * speed * (0.1 if len(rows) % 2 else 1.0)
         data.ctrl[:] = rng.uniform(-1, 1, mjm.nu)
         for name in ("qpos", "qvel", "ctrl"):

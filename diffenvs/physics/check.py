@@ -324,17 +324,28 @@ def _reads_unclamped_ctrl(mjm: mujoco.MjModel, i: int) -> bool:
 
 
 def _tendons(mjm: mujoco.MjModel) -> Iterator[str]:
-    spatial = mjm.tendon_type == int(mujoco.mjtTendon.mjTENDON_SPATIAL)
-    for i in np.flatnonzero(spatial & _exerting(mjm)).tolist():
-        yield f"{_name(mjm, 'tendon', i)} (spatial) exerts a force: use a fixed tendon"
-    if mjm.opt.integrator != mujoco.mjtIntegrator.mjINT_IMPLICITFAST:
-        return
-    for i in np.flatnonzero(mjm.tendon_dampingpoly.any(axis=1)).tolist():
-        if _couples_branches(mjm, i):
+    implicitfast = mjm.opt.integrator == mujoco.mjtIntegrator.mjINT_IMPLICITFAST
+    wraps = np.isin(
+        mjm.wrap_type, (int(mujoco.mjtWrap.mjWRAP_SPHERE), int(mujoco.mjtWrap.mjWRAP_CYLINDER))
+    )
+    for i in np.flatnonzero(_exerting(mjm)).tolist():
+        adr, name = mjm.tendon_adr[i], _name(mjm, "tendon", i)
+        if wraps[adr : adr + mjm.tendon_num[i]].any():
+            yield f"{name} wraps around a geom: lead it through sites"
+        if not _couples_branches(mjm, i):
+            continue
+        spatial = mjm.tendon_type[i] == int(mujoco.mjtTendon.mjTENDON_SPATIAL)
+        damping = spatial and mjm.tendon_damping[i]
+        if implicitfast and (damping or mjm.tendon_dampingpoly[i].any()):
             yield (
-                f"{_name(mjm, 'tendon', i)} has polynomial damping under implicitfast and couples "
-                "joints of different branches, which the integrator's matrix can't hold: use a "
-                "linear damping or set integrator to Euler"
+                f"{name} has damping that changes, under implicitfast, and couples joints of "
+                "different branches, for which the integrator's matrix has no entry: set "
+                "integrator to Euler, or use a fixed tendon with a linear damping"
+            )
+        if spatial and mjm.tendon_armature[i]:
+            yield (
+                f"{name} (spatial) has armature and couples joints of different branches, for "
+                "which the mass matrix has no entry: set armature to 0"
             )
 
 

@@ -42,6 +42,7 @@ DATA_FIELDS = (
 )
 # of models whose tendons exert forces
 TENDON_FIELDS = ("ten_J", "ten_length", "ten_velocity")
+SPATIAL_TENDON_FIELDS = ("site_xpos",)
 CONTACT_FIELDS = (
     "dist",
     "pos",
@@ -159,6 +160,7 @@ def _make_stage(flags: Flags, d: mjw.Data, solver_workspace, ctrl: wp.array) -> 
         return {name: wp.clone(getattr(struct, name)) for name in names}
 
     extra = TENDON_FIELDS if flags.tendon else ()
+    extra += SPATIAL_TENDON_FIELDS if flags.spatial_tendon else ()
     view = dataclasses.replace(
         d,
         **(own(d, DATA_FIELDS + extra) | {"ctrl": ctrl}),

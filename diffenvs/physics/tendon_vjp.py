@@ -11,8 +11,9 @@ and `tendon_vjp` carries their sums to the joints. For a fixed tendon `J` is con
 
     adj_qpos -= x_ten_length J,   adj_qvel -= x_ten_v J
 
-Springs and dampers are here. With the stiffness `K(L)` and damping `B(V)` of the tendon, the
-derivatives of its (polynomial) force `F`,
+That of a spatial tendon changes: `spatial_tendon_vjp` carries all but the length. Springs and
+dampers are here. With the stiffness `K(L)` and damping `B(V)` of the tendon, the derivatives of its
+(polynomial) force `F`,
 
     x_ten_mu -= F,   x_ten_length += K (J mu),   x_ten_v += B (J mu)
 
@@ -25,16 +26,20 @@ In:  `mu, w, z` (nv); the record's `ten_J`, `ten_length`, `ten_velocity`.
 Out: `tendon_fields` fills `ten_mu, ten_a, ten_w, ten_z` and clears `x_ten_*`, all (nworld,
      ntendon); `tendon_vjp` accumulates in `adj_qpos` and `adj_qvel`.
 
-Derivation: `DERIVATION.md`, section 8. Not covered: spatial tendons.
+Derivation: `DERIVATION.md`, section 8.
 """
 
+import mujoco
 import mujoco_warp as mjw
 import warp as wp
 
 from .record import Substep
+from .spatial_tendon_vjp import spatial_tendon_vjp
 from .workspace import TENDON_FIELDS, Cotangent, Flags, Workspace
 
 wp.set_module_options({"enable_backward": False})
+
+_FIXED = wp.constant(int(mujoco.mjtTendon.mjTENDON_FIXED))
 
 
 @wp.kernel
@@ -158,6 +163,7 @@ def _tendon_passive_vjp(
 @wp.kernel
 def _tendon_vjp(
     # Model:
+    tendon_type: wp.array[int],
     ten_J_rownnz: wp.array[int],
     ten_J_rowadr: wp.array[int],
     ten_J_colind: wp.array[int],
@@ -178,7 +184,8 @@ def _tendon_vjp(
             dofid = ten_J_colind[k]
             J = ten_J_in[worldid, k]
             adj_qpos_io[worldid, dofid] -= J * x_ten_length_in[worldid, tenid]
-            adj_qvel_io[worldid, dofid] -= J * x_ten_v_in[worldid, tenid]
+            if tendon_type[tenid] == _FIXED:
+                adj_qvel_io[worldid, dofid] -= J * x_ten_v_in[worldid, tenid]
 
 
 def tendon_fields(m: mjw.Model, flags: Flags, s: Substep, ws: Workspace) -> None:
@@ -237,12 +244,15 @@ def tendon_passive_vjp(m: mjw.Model, flags: Flags, s: Substep, ws: Workspace) ->
 
 
 def tendon_vjp(m: mjw.Model, flags: Flags, s: Substep, ws: Workspace, adj: Cotangent) -> None:
-    """Carries all that lies on the tendons to the joints."""
+    """Carries all that lies on the tendons to the joints, that of spatial ones to the bodies."""
     d = s.d
+    if flags.spatial_tendon:
+        spatial_tendon_vjp(m, flags, s, ws)
     wp.launch(
         _tendon_vjp,
         dim=d.nworld,
         inputs=[
+            m.tendon_type,
             m.ten_J_rownnz,
             m.ten_J_rowadr,
             m.ten_J_colind,

@@ -38,6 +38,8 @@ class Flags:
     tendon_passive: bool  # a tendon has a spring or a damper
     tendon_limit: bool
     tendon_equality: bool
+    spatial_tendon: bool
+    spatial_tendon_armature: bool
 
     @classmethod
     def of(cls, mjm: mujoco.MjModel, nfree: int) -> "Flags":
@@ -109,13 +111,17 @@ def _tendon_flags(mjm: mujoco.MjModel, enabled: Callable[..., bool]) -> dict[str
         and bool(np.any(mjm.eq_type == int(mujoco.mjtEq.mjEQ_TENDON))),
     }
     driven = np.any(mjm.actuator_trntype == int(_TRN.mjTRN_TENDON))
+    spatial = mjm.tendon_type == int(mujoco.mjtTendon.mjTENDON_SPATIAL)
+    found["spatial_tendon_armature"] = bool(mjm.tendon_armature[spatial].any())
     found["tendon"] = (
         found["tendon_passive"]
         or found["tendon_limit"]
         or found["tendon_equality"]
         or (frictional and exerted("tendon_frictionloss"))
         or (enabled(_DSBL.mjDSBL_ACTUATION) and bool(driven))
+        or found["spatial_tendon_armature"]
     )
+    found["spatial_tendon"] = found["tendon"] and bool(spatial.any())
     return found
 
 
