@@ -131,21 +131,13 @@ _ONLY = {
         "set actuatorfrclimited to false and limit the actuator by forcerange",
     ),
     "dof_dampingpoly": ("dof", 0, "polynomial damping", "use a linear damping"),
-    "dof_frictionloss": ("dof", 0, "frictionloss", "set frictionloss to 0, use damping"),
     "geom_plugin": ("geom", -1, "a plugin", "remove the plugin"),
     "geom_surfacevel": ("geom", 0, "a surface velocity", "set surfacevel to 0"),
     "geom_adhesion": ("geom", 0, "adhesion", "set adhesion to 0"),
     "pair_adhesion": ("pair", 0, "adhesion", "set adhesion to 0"),
     "pair_solreffriction": ("pair", 0, "solreffriction", "leave solreffriction out"),
-    "tendon_stiffness": ("tendon", 0, "stiffness", "move the spring to a joint"),
-    "tendon_stiffnesspoly": ("tendon", 0, "polynomial stiffness", "move the spring to a joint"),
     "tendon_springyield": ("tendon", 0, "a spring that yields", "set springyield to 0"),
     "tendon_plasticadr": ("tendon", -1, "a plastic spring", "set springyield to 0"),
-    "tendon_damping": ("tendon", 0, "damping", "move the damping to a joint"),
-    "tendon_dampingpoly": ("tendon", 0, "polynomial damping", "move the damping to a joint"),
-    "tendon_frictionloss": ("tendon", 0, "frictionloss", "set frictionloss to 0"),
-    "tendon_armature": ("tendon", 0, "armature", "move the armature to a joint"),
-    "tendon_limited": ("tendon", 0, "a limit", "limit the joints instead"),
     "tendon_actfrclimited": ("tendon", 0, "actuatorfrcrange", "remove actuatorfrcrange"),
     "actuator_plugin": ("actuator", -1, "a plugin", "remove the plugin"),
     "actuator_damping": ("actuator", 0, "damping", "set the damping of its joint instead"),
@@ -185,10 +177,11 @@ _TYPES = {
         ("mjBIAS_NONE", "mjBIAS_AFFINE"),
         "set biastype to none or affine",
     ),
+    "eq_type": ("equality", mujoco.mjtEq, ("mjEQ_TENDON",), "remove it"),
 }
 
 # Sizes that must vanish.
-_EMPTY = {"neq": "equality", "nflex": "flex", "nplugin": "plugin"}
+_EMPTY = {"nflex": "flex", "nplugin": "plugin"}
 
 # Fields of the elements that move or touch something, besides those of the tables above.
 _FIELDS_FREE = set(
@@ -201,7 +194,8 @@ _FIELDS_FREE = set(
     body_invweight0 body_ipos body_iquat body_jntadr body_jntnum body_margin body_mass body_mocapid
     body_parentid body_pos body_quat body_rootid body_sameframe body_simple body_subtreemass
     body_treeid body_user body_weldid dof_M0 dof_Madr dof_armature dof_bodyid dof_damping
-    dof_invweight0 dof_jntid dof_length dof_parentid dof_simplenum dof_solimp dof_solref dof_treeid
+    dof_frictionloss dof_invweight0 dof_jntid dof_length dof_parentid dof_simplenum dof_solimp
+    dof_solref dof_treeid
     exclude_signature flg_adhesion flg_gravcomp flg_surfacevel geom_aabb geom_bodyid
     geom_castshadow geom_conaffinity geom_condim geom_contype geom_dataid geom_fluid geom_friction
     geom_gap geom_group geom_margin geom_matid geom_pos geom_priority geom_quat geom_rbound
@@ -210,13 +204,15 @@ _FIELDS_FREE = set(
     jnt_limited jnt_margin jnt_pos jnt_qposadr jnt_range jnt_solimp jnt_solref jnt_stiffness
     jnt_user pair_dim pair_friction pair_gap pair_geom1 pair_geom2 pair_margin pair_signature
     pair_solimp pair_solref paths qpos0 qpos_spring signature tendon_actfrcrange
-    tendon_actuatorid tendon_adr tendon_group tendon_invweight0 tendon_length0 tendon_lengthspring
-    tendon_margin tendon_matid tendon_num tendon_range tendon_rgba tendon_solimp_fri
-    tendon_solimp_lim tendon_solref_fri tendon_solref_lim tendon_treeid tendon_treenum tendon_type
-    tendon_user tendon_width tree_bodyadr tree_bodynum tree_dofadr tree_dofnum tree_sleep_policy
+    tendon_actuatorid tendon_adr tendon_armature tendon_damping tendon_dampingpoly
+    tendon_frictionloss tendon_group tendon_invweight0 tendon_length0 tendon_lengthspring
+    tendon_limited tendon_margin tendon_matid tendon_num tendon_range tendon_rgba
+    tendon_solimp_fri tendon_solimp_lim tendon_solref_fri tendon_solref_lim tendon_stiffness
+    tendon_stiffnesspoly tendon_treeid tendon_treenum tendon_type tendon_user tendon_width
+    tree_bodyadr tree_bodynum tree_dofadr tree_dofnum tree_sleep_policy
     names names_map""".split()
 )
-# Elements that exert no force (or, for flex_ and eq_, must not exist), sizes and derived indices.
+# Elements that exert no force (or, for flex_, must not exist), sizes and derived indices.
 _PREFIXES_FREE = tuple(
     """bvh_ cam_ efm eq_ flex flexedge_ hfield_ key_ light_ map mat_ mesh_ n name_ numeric_ oct_
     plugin_ sensor_ site_ skin_ ten_J tex_ text_ tuple_ wrap_ B_ D_ M_""".split()
@@ -327,6 +323,57 @@ def _reads_unclamped_ctrl(mjm: mujoco.MjModel, i: int) -> bool:
     )
 
 
+def _tendons(mjm: mujoco.MjModel) -> Iterator[str]:
+    implicitfast = mjm.opt.integrator == mujoco.mjtIntegrator.mjINT_IMPLICITFAST
+    wraps = np.isin(
+        mjm.wrap_type, (int(mujoco.mjtWrap.mjWRAP_SPHERE), int(mujoco.mjtWrap.mjWRAP_CYLINDER))
+    )
+    for i in np.flatnonzero(_exerting(mjm)).tolist():
+        adr, name = mjm.tendon_adr[i], _name(mjm, "tendon", i)
+        if wraps[adr : adr + mjm.tendon_num[i]].any():
+            yield f"{name} wraps around a geom: lead it through sites"
+        if not _couples_branches(mjm, i):
+            continue
+        spatial = mjm.tendon_type[i] == int(mujoco.mjtTendon.mjTENDON_SPATIAL)
+        damping = spatial and mjm.tendon_damping[i]
+        if implicitfast and (damping or mjm.tendon_dampingpoly[i].any()):
+            yield (
+                f"{name} has damping that changes, under implicitfast, and couples joints of "
+                "different branches, for which the integrator's matrix has no entry: set "
+                "integrator to Euler, or use a fixed tendon with a linear damping"
+            )
+        if spatial and mjm.tendon_armature[i]:
+            yield (
+                f"{name} (spatial) has armature and couples joints of different branches, for "
+                "which the mass matrix has no entry: set armature to 0"
+            )
+
+
+def _exerting(mjm: mujoco.MjModel) -> np.ndarray:
+    """Which tendons exert a force, (ntendon,)."""
+    found = np.zeros(mjm.ntendon, bool)
+    for name in "stiffness stiffnesspoly damping dampingpoly frictionloss armature limited".split():
+        values = getattr(mjm, f"tendon_{name}")
+        found |= values.reshape(mjm.ntendon, -1).any(axis=1)
+    driven = mjm.actuator_trntype == int(mujoco.mjtTrn.mjTRN_TENDON)
+    found[mjm.actuator_trnid[driven, 0]] = True
+    for ids in (mjm.eq_obj1id, mjm.eq_obj2id):
+        tied = ids[mjm.eq_type == int(mujoco.mjtEq.mjEQ_TENDON)]
+        found[tied[tied >= 0]] = True
+    return found
+
+
+def _couples_branches(mjm: mujoco.MjModel, tenid: int) -> bool:
+    """Whether the mass matrix has no entry for some two dofs of a tendon."""
+    adr = mjm.ten_J_rowadr[tenid]
+    dofs = mjm.ten_J_colind[adr : adr + mjm.ten_J_rownnz[tenid]]
+    above = int(dofs.max(initial=-1))
+    while above >= 0:
+        dofs = dofs[dofs != above]
+        above = int(mjm.dof_parentid[above])
+    return dofs.size > 0
+
+
 def _contacts(mjm: mujoco.MjModel) -> Iterator[str]:
     partners = defaultdict(list)
     for a, b in colliding_pairs(mjm):
@@ -382,7 +429,7 @@ def _callbacks(mjm: mujoco.MjModel) -> Iterator[str]:
             )
 
 
-_CHECKS = (_options, _flags, _fields, _joints_and_actuators, _contacts, _callbacks)
+_CHECKS = (_options, _flags, _fields, _joints_and_actuators, _tendons, _contacts, _callbacks)
 
 
 def colliding_pairs(mjm: mujoco.MjModel) -> list[tuple[int, int]]:

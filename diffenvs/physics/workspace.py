@@ -1,6 +1,7 @@
 """What the stages of the adjoint share: flags of the model, cotangents, scratch memory."""
 
 import dataclasses
+from collections.abc import Callable
 
 import mujoco
 import mujoco_warp as mjw
@@ -32,6 +33,13 @@ class Flags:
     implicit_matrix: bool  # the implicit terms couple joints: E is not diagonal
     pair: bool  # the integrator's system differs from M
     free_bodies: bool  # gyroscopic blocks of single free bodies
+    friction: bool  # a dof or a tendon has friction loss
+    tendon: bool  # a tendon exerts a force
+    tendon_passive: bool  # a tendon has a spring or a damper
+    tendon_limit: bool
+    tendon_equality: bool
+    spatial_tendon: bool
+    spatial_tendon_armature: bool
 
     @classmethod
     def of(cls, mjm: mujoco.MjModel, nfree: int) -> "Flags":
@@ -80,7 +88,41 @@ class Flags:
             implicit_matrix=implicit_matrix,
             pair=pair,
             free_bodies=free_bodies,
+            **_tendon_flags(mjm, enabled),
         )
+
+
+def _tendon_flags(mjm: mujoco.MjModel, enabled: Callable[..., bool]) -> dict[str, bool]:
+    """What of friction losses and tendons a model needs."""
+
+    def exerted(*names: str) -> bool:
+        return any(bool(np.any(getattr(mjm, name))) for name in names)
+
+    spring = enabled(_DSBL.mjDSBL_SPRING) and exerted("tendon_stiffness", "tendon_stiffnesspoly")
+    damper = enabled(_DSBL.mjDSBL_DAMPER) and exerted("tendon_damping", "tendon_dampingpoly")
+    rows = enabled(_DSBL.mjDSBL_CONSTRAINT)
+    frictional = rows and enabled(_DSBL.mjDSBL_FRICTIONLOSS)
+    found = {
+        "friction": frictional and exerted("dof_frictionloss", "tendon_frictionloss"),
+        "tendon_passive": spring or damper,
+        "tendon_limit": rows and enabled(_DSBL.mjDSBL_LIMIT) and exerted("tendon_limited"),
+        "tendon_equality": rows
+        and enabled(_DSBL.mjDSBL_EQUALITY)
+        and bool(np.any(mjm.eq_type == int(mujoco.mjtEq.mjEQ_TENDON))),
+    }
+    driven = np.any(mjm.actuator_trntype == int(_TRN.mjTRN_TENDON))
+    spatial = mjm.tendon_type == int(mujoco.mjtTendon.mjTENDON_SPATIAL)
+    found["spatial_tendon_armature"] = bool(mjm.tendon_armature[spatial].any())
+    found["tendon"] = (
+        found["tendon_passive"]
+        or found["tendon_limit"]
+        or found["tendon_equality"]
+        or (frictional and exerted("tendon_frictionloss"))
+        or (enabled(_DSBL.mjDSBL_ACTUATION) and bool(driven))
+        or found["spatial_tendon_armature"]
+    )
+    found["spatial_tendon"] = found["tendon"] and bool(spatial.any())
+    return found
 
 
 @dataclasses.dataclass
