@@ -12,10 +12,13 @@ Every stage only launches kernels, so a whole step is captured into one graph.
 import mujoco_warp as mjw
 import warp as wp
 
-from .actuator_vjp import actuator_vjp, passive_vjp
+from .actuator_vjp import actuator_vjp
 from .constraint_vjp import limit_vjp
 from .contact_vjp import contact_vjp
+from .fluid_vjp import fluid_vjp
+from .gravcomp_vjp import gravcomp_vjp
 from .integrator_vjp import next_position_vjp, velocity_solve_vjp
+from .passive_vjp import passive_vjp
 from .record import Substep
 from .rungekutta4_vjp import rungekutta4_vjp
 from .solve_vjp import solve_vjp
@@ -61,6 +64,10 @@ def forward_vjp(
     if flags.actuation:
         actuator_vjp(m, flags, s, ws, adj)
     passive_vjp(m, flags, s, ws, adj)
+    if flags.gravcomp:
+        gravcomp_vjp(m, flags, s, ws)
+    if flags.fluid:
+        fluid_vjp(m, flags, s, ws)
     limit_vjp(m, flags, s, ws, adj)
     contact_vjp(m, flags, s, ws)
     sweep_vjp(m, flags, s, ws, adj)
