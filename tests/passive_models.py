@@ -21,7 +21,7 @@ PASSIVE = """
   <default><geom contype="0" conaffinity="0"/></default>
   <worldbody>
     <body name="swing" gravcomp="0.4">
-      <joint name="ball" type="ball" pos="0.01 0 0.02" stiffness="3 1 0.5" damping="0.2 0.1 0.05"
+      <joint name="ball" type="ball" pos="0.01 0 0.02" stiffness="3 1 0.5" damping="0.1 0.05 0.02"
              armature="0.02"/>
       <geom type="box" size="0.1 0.04 0.06" pos="0.06 0.02 0" euler="0.3 0.2 0.1" mass="0.8"/>
       <body name="arm" pos="0.2 0 0.03" gravcomp="1.2">
@@ -32,7 +32,7 @@ PASSIVE = """
       </body>
     </body>
     <body name="float" pos="1 0 0">
-      <joint name="float" type="free" stiffness="8 3 2" damping="0.1 0.2 0.1"/>
+      <joint name="float" type="free" stiffness="0.8 0.3 0.2" damping="0.01 0.02 0.01"/>
       <geom type="box" size="0.1 0.06 0.03" pos="0.02 0.01 0" euler="0.3 0.2 0.1" mass="0.7"/>
       <body name="fin" pos="0.1 0.05 0" euler="0.5 0.3 0.2" gravcomp="0.7">
         <geom type="box" size="0.02 0.07 0.04" mass="0.3"/>
