@@ -4,7 +4,8 @@
 
     forward_vjp: H mu = adj_qacc -> bodies -> actuators, passive forces, limits, contacts -> sweep
 
-Forces in joint space add to the cotangents at once; what acts on bodies waits for the sweep.
+Forces in joint space add to the cotangents at once; what acts along tendons waits for `tendon_vjp`,
+what acts on bodies for the sweep.
 
 Every stage only launches kernels, so a whole step is captured into one graph.
 """
@@ -14,13 +15,19 @@ import warp as wp
 
 from .activation_vjp import next_activation_vjp
 from .actuator_force_vjp import general_actuator_vjp
-from .actuator_vjp import actuator_vjp, passive_vjp
+from .actuator_vjp import actuator_vjp
 from .constraint_vjp import limit_vjp
 from .contact_vjp import contact_vjp
+from .fluid_vjp import fluid_vjp
+from .friction_vjp import friction_vjp
+from .gravcomp_vjp import gravcomp_vjp
 from .integrator_vjp import next_position_vjp, velocity_solve_vjp
+from .passive_vjp import passive_vjp
 from .record import Substep
 from .rungekutta4_vjp import rungekutta4_vjp
 from .solve_vjp import solve_vjp
+from .tendon_row_vjp import tendon_row_vjp
+from .tendon_vjp import tendon_fields, tendon_passive_vjp, tendon_vjp
 from .tree_vjp import body_vjp, sweep_vjp
 from .workspace import Cotangent, Flags, Workspace
 
@@ -60,11 +67,25 @@ def forward_vjp(
     """Adds the cotangents of (qpos, qvel, act, ctrl) that follow from those of (qacc, act_dot)."""
     solve_vjp(m.nv, s.solver_h, s.solver_hfactor, adj_qacc, ws.joint_mu)
     body_vjp(m, flags, s, ws)
+    if flags.tendon:
+        tendon_fields(m, flags, s, ws)
     if flags.general_actuation:
         general_actuator_vjp(m, flags, s, ws, adj_act_dot, adj)
     elif flags.actuation:
         actuator_vjp(m, flags, s, ws, adj)
     passive_vjp(m, flags, s, ws, adj)
+    if flags.gravcomp:
+        gravcomp_vjp(m, flags, s, ws)
+    if flags.fluid:
+        fluid_vjp(m, flags, s, ws)
     limit_vjp(m, flags, s, ws, adj)
+    if flags.friction:
+        friction_vjp(m, flags, s, ws, adj)
     contact_vjp(m, flags, s, ws)
+    if flags.tendon:
+        if flags.tendon_passive:
+            tendon_passive_vjp(m, flags, s, ws)
+        if flags.tendon_limit or flags.tendon_equality:
+            tendon_row_vjp(m, flags, s, ws)
+        tendon_vjp(m, flags, s, ws, adj)
     sweep_vjp(m, flags, s, ws, adj)
