@@ -158,8 +158,8 @@ _TYPES = {
     "actuator_trntype": (
         "actuator",
         _TRN,
-        ("mjTRN_JOINT", "mjTRN_JOINTINPARENT", "mjTRN_SITE"),
-        "drive a joint or a site instead",
+        ("mjTRN_JOINT", "mjTRN_JOINTINPARENT", "mjTRN_TENDON", "mjTRN_SITE"),
+        "drive a joint, a tendon or a site instead",
     ),
     "actuator_dyntype": (
         "actuator",
