@@ -9,13 +9,9 @@ import numpy as np
 def tendon_problems(mjm: mujoco.MjModel) -> Iterator[tuple[int, str]]:
     """Tendons and what of each has no adjoint."""
     implicitfast = mjm.opt.integrator == mujoco.mjtIntegrator.mjINT_IMPLICITFAST
-    wraps = np.isin(
-        mjm.wrap_type, (int(mujoco.mjtWrap.mjWRAP_SPHERE), int(mujoco.mjtWrap.mjWRAP_CYLINDER))
-    )
     for i in np.flatnonzero(_exerting(mjm)).tolist():
-        adr = mjm.tendon_adr[i]
-        if wraps[adr : adr + mjm.tendon_num[i]].any():
-            yield i, "wraps around a geom: lead it through sites"
+        for problem in _wraps(mjm, i):
+            yield i, problem
         if not _leaves_pattern(mjm, i):
             continue
         spatial = mjm.tendon_type[i] == int(mujoco.mjtTendon.mjTENDON_SPATIAL)
@@ -32,6 +28,29 @@ def tendon_problems(mjm: mujoco.MjModel) -> Iterator[tuple[int, str]]:
                 i,
                 "(spatial) has armature and couples joints that the mass matrix does not: set "
                 "armature to 0",
+            )
+
+
+def _wraps(mjm: mujoco.MjModel, tenid: int) -> Iterator[str]:
+    """What has no adjoint of the geoms that a tendon wraps around."""
+    geoms = (int(mujoco.mjtWrap.mjWRAP_SPHERE), int(mujoco.mjtWrap.mjWRAP_CYLINDER))
+    adr = mjm.tendon_adr[tenid]
+    wraps = [i for i in range(adr, adr + mjm.tendon_num[tenid]) if mjm.wrap_type[i] in geoms]
+    if wraps and mjm.tendon_armature[tenid]:
+        yield "wraps around a geom and has armature, of whose bias force MuJoCo leaves out the geom"
+    for i in wraps:
+        geomid, side = mjm.wrap_objid[i], round(mjm.wrap_prm[i])
+        if side < 0:
+            continue
+        geom = mujoco.mj_id2name(mjm, mujoco.mjtObj.mjOBJ_GEOM, geomid) or f"{geomid} (unnamed)"
+        bodies = mjm.body_weldid[[mjm.geom_bodyid[geomid], mjm.site_bodyid[side]]]
+        data = mujoco.MjData(mjm)
+        mujoco.mj_kinematics(mjm, data)
+        distance = np.linalg.norm(data.site_xpos[side] - data.geom_xpos[geomid])
+        if bodies[0] != bodies[1] or distance < 1.01 * mjm.geom_size[geomid, 0]:
+            yield (
+                f"wraps around geom '{geom}' with a sidesite inside of it or on another body: move "
+                "the sidesite out of the geom, onto its body"
             )
 
 

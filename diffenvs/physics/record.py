@@ -43,6 +43,7 @@ DATA_FIELDS = (
 # of models whose tendons exert forces
 TENDON_FIELDS = ("ten_J", "ten_length", "ten_velocity")
 SPATIAL_TENDON_FIELDS = ("site_xpos",)
+WRAP_FIELDS = ("ten_wrapadr", "wrap_obj", "wrap_xpos")
 CONTACT_FIELDS = (
     "dist",
     "pos",
@@ -161,6 +162,7 @@ def _make_stage(flags: Flags, d: mjw.Data, solver_workspace, ctrl: wp.array) -> 
 
     extra = TENDON_FIELDS if flags.tendon else ()
     extra += SPATIAL_TENDON_FIELDS if flags.spatial_tendon else ()
+    extra += WRAP_FIELDS if flags.tendon_wrap else ()
     view = dataclasses.replace(
         d,
         **(own(d, DATA_FIELDS + extra) | {"ctrl": ctrl}),
