@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 
 from diffenvs.physics import finite_diff as fd
-from diffenvs.physics import linearize
 from diffenvs.physics.accuracy import MEDIAN, WORST, step_vjp
 
 NUM_STATES = 16
