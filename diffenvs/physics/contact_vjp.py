@@ -23,10 +23,13 @@ point-point, point-line, line-point and line-line. Derivation: `DERIVATION.md`, 
 """
 
 import mujoco
+import mujoco_warp as mjw
 import warp as wp
 
 from .constraint_vjp import kappa, kbip
+from .record import Substep
 from .spatial import ang, force_cross, vec5, velocity_at, wrench
+from .workspace import Flags, Workspace
 
 wp.set_module_options({"enable_backward": False})
 
@@ -273,6 +276,8 @@ def _contact_vjp(
     geom_bodyid: wp.array[int],
     geom_size: wp.array2d[wp.vec3],
     # Record:
+    ne_in: wp.array[int],
+    nf_in: wp.array[int],
     nl_in: wp.array[int],
     nefc_in: wp.array[int],
     subtree_com_in: wp.array2d[wp.vec3],
@@ -306,7 +311,7 @@ def _contact_vjp(
     worldid = wp.tid()
     h = opt_timestep[worldid % opt_timestep.shape[0]]
     nefc = wp.min(nefc_in[worldid], Jaref_in.shape[1])
-    efcid = nl_in[worldid]
+    efcid = ne_in[worldid] + nf_in[worldid] + nl_in[worldid]
     while efcid < nefc:
         conid = efc_id_in[worldid, efcid]
         dim = contact_dim_in[conid]
@@ -440,3 +445,46 @@ def _contact_vjp(
         x_a_io[worldid, body2] += x2_a
         x_v_io[worldid, body2] += x2_v
         y_io[worldid, body2] += y2
+
+
+def contact_vjp(m: mjw.Model, flags: Flags, s: Substep, ws: Workspace) -> None:
+    """Adjoint of contacts: accumulates into the cotangents of the bodies' fields."""
+    d = s.d
+    wp.launch(
+        _contact_vjp,
+        dim=d.nworld,
+        inputs=[
+            m.opt.timestep,
+            m.opt.impratio_invsqrt,
+            m.opt.disableflags,
+            m.body_rootid,
+            m.geom_type,
+            m.geom_bodyid,
+            m.geom_size,
+            d.ne,
+            d.nf,
+            d.nl,
+            d.nefc,
+            d.subtree_com,
+            d.cvel,
+            d.geom_xpos,
+            d.geom_xmat,
+            d.contact.dist,
+            d.contact.pos,
+            d.contact.frame,
+            d.contact.includemargin,
+            d.contact.friction,
+            d.contact.solref,
+            d.contact.solimp,
+            d.contact.dim,
+            d.contact.geom,
+            d.efc.id,
+            d.efc.D,
+            d.efc.force,
+            s.solver_Jaref,
+            flags.elliptic,
+            ws.mu,
+            ws.a,
+        ],
+        outputs=[ws.x_mu, ws.x_a, ws.x_v, ws.y],
+    )
