@@ -27,6 +27,7 @@ def settings(options: argparse.Namespace) -> dict:
         "nstep": options.nstep,
         "seed": options.seed,
         "rollout": options.rollout,
+        "play": [options.keyframe, options.spread, options.vigor],
         "thresholds": [options.threshold_median, options.threshold_worst],
         "device": "cpu" if device.is_cpu else device.name,
         "versions": {name: metadata.version(name) for name in _PACKAGES},

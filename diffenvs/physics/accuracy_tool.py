@@ -93,6 +93,23 @@ def _parser() -> argparse.ArgumentParser:
             metavar="NAME",
             help=f"some of {', '.join(known)}, or all; by default that of the model",
         )
+    add(
+        "--keyframe", metavar="NAME", help="play from this keyframe, by name; by default from qpos0"
+    )
+    add(
+        "--spread",
+        type=_number(float, 0.0),
+        default=0.1,
+        metavar="X",
+        help="how far from it play starts (0.1 rad or m)",
+    )
+    add(
+        "--vigor",
+        type=_number(float, 0.0),
+        default=1.0,
+        metavar="X",
+        help="part of the range of the controls to play with, about the keyframe's (1)",
+    )
     add("--newton", action="store_true", help="set the solver to Newton, the one differentiated")
     add("--states", type=_number(int, 1), default=100, metavar="N", help="states (100)")
     add("--nstep", type=_number(int, 1), default=1, metavar="K", help="steps per gradient (1)")
@@ -207,6 +224,16 @@ def _cases(mjm, options) -> list[tuple[str, str]]:
     return [(integrator, cone) for integrator in chosen[0] for cone in chosen[1]]
 
 
+def _playing(mjm, options) -> dict:
+    """How to play, for `play`."""
+    key = None
+    if options.keyframe is not None:
+        key = mujoco.mj_name2id(mjm, mujoco.mjtObj.mjOBJ_KEY, options.keyframe)
+        if key < 0:
+            raise ValueError(f"the model has no keyframe '{options.keyframe}'")
+    return {"key": key, "spread": options.spread, "vigor": options.vigor}
+
+
 def _case(path, mjm, integrator, cone, options, executor, known, worst):
     """Measure one case, print and keep its results; its exit code and the worst state so far."""
     mjm.opt.integrator = INTEGRATORS.get(integrator, mjm.opt.integrator)
@@ -223,7 +250,7 @@ def _case(path, mjm, integrator, cone, options, executor, known, worst):
     loops = None
     try:
         check_model(mjm)
-        states, steep = play(mjm, options.states, options.seed)
+        states, steep = play(mjm, options.states, options.seed, **_playing(mjm, options))
         found = measure(mjm, states, chunks=4 * options.jobs, **run)
         if options.rollout:
             some = type(states)(*(x[:_ROLLOUTS] for x in states))
