@@ -80,12 +80,10 @@ _OPTIONS = {
         "set jacobian to auto",
     ),
     "noslip_iterations": ((0,), "set noslip_iterations to 0"),
-    "density": ((0,), "set density to 0: forces of a fluid have no adjoint"),
-    "viscosity": ((0,), "set viscosity to 0: forces of a fluid have no adjoint"),
-    "wind": ((0,), "set wind to 0: forces of a fluid have no adjoint"),
 }
 _OPTIONS_FREE = set(
-    """ccd_iterations ccd_tolerance disableactuator disableflags enableflags gravity impratio
+    """density viscosity wind
+    ccd_iterations ccd_tolerance disableactuator disableflags enableflags gravity impratio
     iterations ls_iterations ls_tolerance magnetic noslip_tolerance o_friction o_margin o_solimp
     o_solref sdf_initpoints sdf_iterations sleep_tolerance timestep tolerance""".split()
 )
@@ -122,12 +120,9 @@ _FLAG_ADVICE = {
 
 # field: (element, value accepted, what it is, what to do instead)
 _ONLY = {
-    "body_gravcomp": ("body", 0, "gravity compensation", "set gravcomp to 0"),
     "body_plugin": ("body", -1, "a plugin", "remove the plugin"),
-    "jnt_stiffnesspoly": ("joint", 0, "polynomial stiffness", "use a linear stiffness"),
     "jnt_springyield": ("joint", 0, "a spring that yields", "set springyield to 0"),
     "jnt_plasticadr": ("joint", -1, "a plastic spring", "set springyield to 0"),
-    "dof_dampingpoly": ("dof", 0, "polynomial damping", "use a linear damping"),
     "geom_plugin": ("geom", -1, "a plugin", "remove the plugin"),
     "geom_surfacevel": ("geom", 0, "a surface velocity", "set surfacevel to 0"),
     "geom_adhesion": ("geom", 0, "adhesion", "set adhesion to 0"),
@@ -195,7 +190,8 @@ _EMPTY = {"nflex": "flex", "nplugin": "plugin"}
 
 # Fields of the elements that move or touch something, besides those of the tables above.
 _FIELDS_FREE = set(
-    """actuator_acc0 actuator_actadr actuator_actearly actuator_actlimited actuator_actnum
+    """body_gravcomp dof_dampingpoly jnt_stiffnesspoly
+    actuator_acc0 actuator_actadr actuator_actearly actuator_actlimited actuator_actnum
     actuator_actrange actuator_biasprm actuator_cranklength actuator_ctrladr actuator_ctrllimited
     actuator_ctrlrange actuator_ctrlspec actuator_dynprm actuator_forcelimited actuator_forcerange
     actuator_gainprm actuator_gear actuator_group actuator_historyadr actuator_length0
@@ -292,10 +288,45 @@ def _fields(mjm: mujoco.MjModel) -> Iterator[str]:
         yield "the model has no degree of freedom: add a joint"
 
 
-def _joints(mjm: mujoco.MjModel) -> Iterator[str]:
-    for i, kind in enumerate(mjm.jnt_type):
-        if kind in (int(_JOINT.mjJNT_BALL), int(_JOINT.mjJNT_FREE)) and mjm.jnt_stiffness[i]:
-            yield f"{_name(mjm, 'joint', i)} (ball or free) has a spring: set its stiffness to 0"
+def _passive_forces(mjm: mujoco.MjModel) -> Iterator[str]:
+    """Gravity compensation through actuators, and what of a fluid is not covered."""
+    actuation = mjm.nactuator and not mjm.opt.disableflags & int(_DISABLE.mjDSBL_ACTUATION)
+    if mjm.body_gravcomp.any():
+        for i in np.flatnonzero(mjm.jnt_actgravcomp).tolist():
+            if mjm.jnt_actfrclimited[i]:
+                yield (
+                    f"{_name(mjm, 'joint', i)} has actuatorgravcomp and actuatorfrcrange: set "
+                    "actuatorgravcomp to false, or actuatorfrclimited to false"
+                )
+            if not actuation:
+                yield (
+                    f"{_name(mjm, 'joint', i)} has actuatorgravcomp, which does nothing where no "
+                    "actuator is enabled: set actuatorgravcomp to false"
+                )
+    for field in ("density", "viscosity"):
+        if getattr(mjm.opt, field) < 0:
+            yield f"option {field} = {getattr(mjm.opt, field):g}: set it to 0 or more"
+    if not (mjm.opt.density or mjm.opt.viscosity):
+        return
+    for i in np.flatnonzero(mjm.geom_fluid.reshape(mjm.ngeom, -1)[:, 0]).tolist():
+        yield f"{_geom(mjm, i)} has fluidshape ellipsoid: set fluidshape to none"
+    if mjm.opt.integrator == mujoco.mjtIntegrator.mjINT_IMPLICITFAST:
+        for i in _uncoupled_bodies(mjm):
+            yield (
+                f"{_name(mjm, 'body', i)} has joints that its inertia does not couple but the "
+                "fluid does, which implicitfast leaves out: set integrator to Euler or RK4"
+            )
+
+
+def _uncoupled_bodies(mjm: mujoco.MjModel) -> list[int]:
+    """Bodies of several dofs with a diagonal inertia, besides free and ball joints."""
+    found = []
+    for i in np.flatnonzero(mjm.body_simple).tolist():
+        rotations = (int(_JOINT.mjJNT_FREE), int(_JOINT.mjJNT_BALL))
+        first, count = mjm.body_jntadr[i], mjm.body_jntnum[i]
+        if count > 1 and not np.isin(mjm.jnt_type[first : first + count], rotations).all():
+            found.append(i)
+    return found
 
 
 def _actuators(mjm: mujoco.MjModel) -> Iterator[str]:
@@ -408,7 +439,16 @@ def _callbacks(mjm: mujoco.MjModel) -> Iterator[str]:
             )
 
 
-_CHECKS = (_options, _flags, _fields, _joints, _actuators, _tendons, _contacts, _callbacks)
+_CHECKS = (
+    _options,
+    _flags,
+    _fields,
+    _actuators,
+    _passive_forces,
+    _tendons,
+    _contacts,
+    _callbacks,
+)
 
 
 def colliding_pairs(mjm: mujoco.MjModel) -> list[tuple[int, int]]:

@@ -6,6 +6,7 @@ the record, so that retaining costs no copies.
 """
 
 import dataclasses
+import itertools
 
 import mujoco
 import mujoco_warp as mjw
@@ -67,8 +68,8 @@ RK4_WEIGHTS = (1.0 / 6.0, 1.0 / 3.0, 1.0 / 3.0, 1.0 / 6.0)
 
 def data_fields(flags: Flags) -> tuple[str, ...]:
     """`DATA_FIELDS` and those that only some models need."""
-    extra = [name for flag, names in FEATURE_FIELDS.items() if getattr(flags, flag) for name in names]
-    return tuple(dict.fromkeys([*DATA_FIELDS, *extra]))
+    extra = [names for flag, names in FEATURE_FIELDS.items() if getattr(flags, flag)]
+    return tuple(dict.fromkeys(itertools.chain(DATA_FIELDS, *extra)))
 
 
 @dataclasses.dataclass

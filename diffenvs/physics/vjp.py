@@ -15,11 +15,14 @@ import warp as wp
 
 from .activation_vjp import next_activation_vjp
 from .actuator_force_vjp import general_actuator_vjp
-from .actuator_vjp import actuator_vjp, passive_vjp
+from .actuator_vjp import actuator_vjp
 from .constraint_vjp import limit_vjp
 from .contact_vjp import contact_vjp
+from .fluid_vjp import fluid_vjp
 from .friction_vjp import friction_vjp
+from .gravcomp_vjp import gravcomp_vjp
 from .integrator_vjp import next_position_vjp, velocity_solve_vjp
+from .passive_vjp import passive_vjp
 from .record import Substep
 from .rungekutta4_vjp import rungekutta4_vjp
 from .solve_vjp import solve_vjp
@@ -71,6 +74,10 @@ def forward_vjp(
     elif flags.actuation:
         actuator_vjp(m, flags, s, ws, adj)
     passive_vjp(m, flags, s, ws, adj)
+    if flags.gravcomp:
+        gravcomp_vjp(m, flags, s, ws)
+    if flags.fluid:
+        fluid_vjp(m, flags, s, ws)
     limit_vjp(m, flags, s, ws, adj)
     if flags.friction:
         friction_vjp(m, flags, s, ws, adj)

@@ -8,7 +8,7 @@ import mujoco_warp as mjw
 import numpy as np
 import warp as wp
 
-from .spatial import vec7
+from .spatial import mat66, vec7
 
 _DSBL, _JNT, _TRN = mujoco.mjtDisableBit, mujoco.mjtJoint, mujoco.mjtTrn
 FIELDS = ("mu", "a", "b", "w", "z", "x_mu", "x_a", "x_b", "x_v", "x_w", "x_z", "y")
@@ -49,6 +49,8 @@ class Flags:
     gravity: bool
     spring: bool
     damper: bool
+    gravcomp: bool
+    fluid: bool
     actuation: bool
     general_actuation: bool  # more than affine forces at hinges and slides, see `actuator_vjp`
     site_actuation: bool
@@ -58,6 +60,7 @@ class Flags:
     clamp_ctrl: bool
     implicit_damping: bool  # damping is in the integrator's system
     implicit_actuation: bool  # so are the actuators' velocity terms
+    implicit_fluid: bool  # so is the fluid
     implicit_matrix: bool  # the implicit terms couple joints: E is not diagonal
     pair: bool  # the integrator's system differs from M
     free_bodies: bool  # gyroscopic blocks of single free bodies
@@ -90,21 +93,28 @@ class Flags:
             implicit = implicit_damping = False
         implicit_actuation = implicitfast and actuation and bool(depends_on_velocity(mjm).any())
         free_bodies = implicitfast and implicit and nfree > 0
-        damped = implicit_damping and bool(mjm.dof_damping.any())
+        damped = implicit_damping and bool(mjm.dof_damping.any() or mjm.dof_dampingpoly.any())
+        # MuJoCo has no passive force at all where both are disabled
+        passive = spring or damper
+        gravity = enabled(_DSBL.mjDSBL_GRAVITY)
+        fluid = passive and bool(mjm.opt.density or mjm.opt.viscosity)
+        implicit_fluid = implicitfast and implicit and fluid
         pair = damped or implicit_actuation or free_bodies
         general = actuation and not bool(_is_plain(mjm).all())
         implicit_matrix = implicitfast and (
             (implicit_actuation and general)
             or (implicit_damping and bool(mjm.tendon_damping.any() or mjm.tendon_dampingpoly.any()))
-            or bool(mjm.opt.density or mjm.opt.viscosity)
+            or implicit_fluid
         )
         pair = pair or implicit_matrix
         return cls(
             implicitfast=implicitfast,
             elliptic=mjm.opt.cone == mujoco.mjtCone.mjCONE_ELLIPTIC,
-            gravity=enabled(_DSBL.mjDSBL_GRAVITY),
+            gravity=gravity,
             spring=spring,
             damper=damper,
+            gravcomp=passive and gravity and bool(mjm.body_gravcomp.any()),
+            fluid=fluid,
             actuation=actuation and mjm.nu > 0,
             general_actuation=general,
             site_actuation=actuation and bool((mjm.actuator_trntype == int(_TRN.mjTRN_SITE)).any()),
@@ -115,6 +125,7 @@ class Flags:
             clamp_ctrl=enabled(_DSBL.mjDSBL_CLAMPCTRL),
             implicit_damping=implicit_damping,
             implicit_actuation=implicit_actuation,
+            implicit_fluid=implicit_fluid,
             implicit_matrix=implicit_matrix,
             pair=pair,
             free_bodies=free_bodies,
@@ -203,6 +214,7 @@ class Workspace:
         x_ten_*: coefficients of phi on these, on `ten_velocity` and on `ten_length`; every force
             that acts along a tendon adds its own, `tendon_vjp` carries them to joints and bodies.
         system: view of Data whose M is the integrator's matrix.
+        free_body_fluid: the fluid's part of the integrator's blocks, (nworld, free bodies).
     """
 
     mu: wp.array
@@ -228,7 +240,7 @@ class Workspace:
     x_ten_z: wp.array
     x_ten_length: wp.array
 
-    def __init__(self, m: mjw.Model, d: mjw.Data):
+    def __init__(self, m: mjw.Model, d: mjw.Data, flags: Flags):
         def joint() -> wp.array:
             return wp.zeros((d.nworld, m.nv), dtype=float)
 
@@ -250,6 +262,8 @@ class Workspace:
         self.system = dataclasses.replace(
             d, M=wp.zeros_like(d.M), qLD=wp.zeros_like(d.qLD), qLDiagInv=wp.zeros_like(d.qLDiagInv)
         )
+        nfree = m.body_freeadr.size if flags.free_bodies and flags.implicit_fluid else 0
+        self.free_body_fluid = wp.zeros((d.nworld, nfree), dtype=mat66)
         self.rungekutta4: RungeKutta4 | None = None
         if m.opt.integrator == mujoco.mjtIntegrator.mjINT_RK4:
             self.rungekutta4 = RungeKutta4(
