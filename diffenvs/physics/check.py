@@ -171,6 +171,12 @@ _TYPES = {
         ("mjJNT_FREE", "mjJNT_BALL", "mjJNT_HINGE", "mjJNT_SLIDE"),
         "use a free, ball, hinge or slide joint",
     ),
+    "eq_type": (
+        "equality",
+        mujoco.mjtEq,
+        ("mjEQ_CONNECT", "mjEQ_WELD", "mjEQ_JOINT"),
+        "use a connect, weld or joint equality",
+    ),
     "actuator_trntype": ("actuator", mujoco.mjtTrn, ("mjTRN_JOINT",), "drive a joint instead"),
     "actuator_dyntype": ("actuator", mujoco.mjtDyn, ("mjDYN_NONE",), "set dyntype to none"),
     "actuator_gaintype": (
@@ -188,7 +194,7 @@ _TYPES = {
 }
 
 # Sizes that must vanish.
-_EMPTY = {"neq": "equality", "nflex": "flex", "nplugin": "plugin"}
+_EMPTY = {"nflex": "flex", "nplugin": "plugin"}
 
 # Fields of the elements that move or touch something, besides those of the tables above.
 _FIELDS_FREE = set(
@@ -202,6 +208,7 @@ _FIELDS_FREE = set(
     body_parentid body_pos body_quat body_rootid body_sameframe body_simple body_subtreemass
     body_treeid body_user body_weldid dof_M0 dof_Madr dof_armature dof_bodyid dof_damping
     dof_invweight0 dof_jntid dof_length dof_parentid dof_simplenum dof_solimp dof_solref dof_treeid
+    eq_active0 eq_data eq_obj1id eq_obj2id eq_objtype eq_solimp eq_solref
     exclude_signature flg_adhesion flg_gravcomp flg_surfacevel geom_aabb geom_bodyid
     geom_castshadow geom_conaffinity geom_condim geom_contype geom_dataid geom_fluid geom_friction
     geom_gap geom_group geom_margin geom_matid geom_pos geom_priority geom_quat geom_rbound
@@ -216,9 +223,9 @@ _FIELDS_FREE = set(
     tendon_user tendon_width tree_bodyadr tree_bodynum tree_dofadr tree_dofnum tree_sleep_policy
     names names_map""".split()
 )
-# Elements that exert no force (or, for flex_ and eq_, must not exist), sizes and derived indices.
+# Elements that exert no force (or, for flex_, must not exist), sizes and derived indices.
 _PREFIXES_FREE = tuple(
-    """bvh_ cam_ efm eq_ flex flexedge_ hfield_ key_ light_ map mat_ mesh_ n name_ numeric_ oct_
+    """bvh_ cam_ efm flex flexedge_ hfield_ key_ light_ map mat_ mesh_ n name_ numeric_ oct_
     plugin_ sensor_ site_ skin_ ten_J tex_ text_ tuple_ wrap_ B_ D_ M_""".split()
 )
 

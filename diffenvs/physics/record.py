@@ -40,6 +40,7 @@ DATA_FIELDS = (
     "actuator_velocity",
     "actuator_force",
 )
+POSE_FIELDS = ("xpos", "xquat")  # only where a connect or weld needs them
 CONTACT_FIELDS = (
     "dist",
     "pos",
@@ -81,6 +82,7 @@ class Substep:
     """One substep: the view of Data, and the solver's last Hessian, factor and residual."""
 
     d: mjw.Data
+    fields: tuple[str, ...]  # of `d`, that belong to the record
     solver_h: wp.array  # (nworld, nv_pad, nv_pad), upper triangle
     solver_hfactor: wp.array  # (nworld, nv_pad, nv_pad) for nv > 32, else (nworld, 0, 0)
     solver_Jaref: wp.array  # (nworld, njmax)
@@ -91,7 +93,7 @@ class Substep:
 
     def arrays(self) -> list[wp.array]:
         """All that it retains."""
-        found = [getattr(self.d, name) for name in DATA_FIELDS]
+        found = [getattr(self.d, name) for name in self.fields]
         found += [getattr(self.d.contact, name) for name in CONTACT_FIELDS]
         found += [getattr(self.d.efc, name) for name in EFC_FIELDS]
         found += [self.solver_h, self.solver_hfactor, self.solver_Jaref]
@@ -131,11 +133,12 @@ def make_substep(
     m: mjw.Model, flags: Flags, d: mjw.Data, solver_workspace, ctrl: wp.array
 ) -> Substep:
     """Allocates one substep; `ctrl` is shared by the substeps of a step."""
-    first = _make_stage(d, solver_workspace, ctrl)
+    fields = DATA_FIELDS + POSE_FIELDS * flags.body_equality
+    first = _make_stage(d, fields, solver_workspace, ctrl)
     if flags.implicit_matrix:
         first.system_M = wp.zeros_like(d.M)
     if m.opt.integrator == mujoco.mjtIntegrator.mjINT_RK4:
-        stages = [_make_stage(d, solver_workspace, ctrl) for _ in RK4_NODES]
+        stages = [_make_stage(d, fields, solver_workspace, ctrl) for _ in RK4_NODES]
         for stage in stages:  # the solver of every stage starts where the first one did
             stage.d.qacc_warmstart = first.d.qacc_warmstart
         rates = [first.d.qvel, *(wp.zeros_like(first.d.qvel) for _ in RK4_NODES)]
@@ -149,15 +152,15 @@ def make_substep(
     return first
 
 
-def _make_stage(d: mjw.Data, solver_workspace, ctrl: wp.array) -> Substep:
+def _make_stage(d: mjw.Data, fields: tuple[str, ...], solver_workspace, ctrl: wp.array) -> Substep:
     def own(struct, names):
         # clones: the simulator sets the poses of static bodies and geoms once, at allocation
         return {name: wp.clone(getattr(struct, name)) for name in names}
 
     view = dataclasses.replace(
         d,
-        **(own(d, DATA_FIELDS) | {"ctrl": ctrl}),
+        **(own(d, fields) | {"ctrl": ctrl}),
         contact=dataclasses.replace(d.contact, **own(d.contact, CONTACT_FIELDS)),
         efc=dataclasses.replace(d.efc, **own(d.efc, EFC_FIELDS)),
     )
-    return Substep(d=view, **solver_hessian.make_retained(solver_workspace))
+    return Substep(d=view, fields=fields, **solver_hessian.make_retained(solver_workspace))

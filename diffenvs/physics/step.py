@@ -103,7 +103,7 @@ class Physics:
             self.d = mjw.make_data(mjm, nworld, nconmax=self.nconmax, njmax=njmax)
             self._solver_workspace = ctx = solver_hessian.make_workspace(self.m, self.d)
             self._flags = Flags.of(mjm, self.m.body_freeadr.size)
-            self._scratch = Substep(self.d, ctx.h, ctx.hfactor, ctx.Jaref)
+            self._scratch = Substep(self.d, (), ctx.h, ctx.hfactor, ctx.Jaref)
             self._workspace = Workspace(self.m, self.d)
         self._unchecked = 0  # steps since the last look at overflows
         self._staged: StagedStep | None = None  # of `step` without a tape
@@ -332,6 +332,12 @@ def _copy_state(target, source) -> None:
 def _forward(m: mjw.Model, s: Substep, solver_workspace, retain: bool) -> None:
     """`mujoco_warp.forward` without sensors, energy and sleep; the Hessian is kept if `retain`."""
     d = s.d
+    if m.eq_connect_adr.size + m.eq_wld_adr.size > 0:
+        # fwd_position reads the velocities of bodies for the rows of connect and weld, but leaves
+        # it to fwd_velocity to compute them: without this they would be those of an earlier step
+        mjw.kinematics(m, d)
+        mjw.com_pos(m, d)
+        mjw.com_vel(m, d)
     mjw.fwd_position(m, d, factorize=False)
     mjw.fwd_velocity(m, d)
     mjw.fwd_actuation(m, d)
@@ -405,4 +411,7 @@ def _most_rows(mjm: mujoco.MjModel, ncon: int) -> int:
     dim = int(max([1, *mjm.geom_condim, *mjm.pair_dim]))
     elliptic = mjm.opt.cone == mujoco.mjtCone.mjCONE_ELLIPTIC
     nrow = dim if elliptic or dim == 1 else 2 * (dim - 1)
-    return max(int(mjm.jnt_limited.sum()) + ncon * nrow, 1)
+    per_equality = {mujoco.mjtEq.mjEQ_CONNECT: 3, mujoco.mjtEq.mjEQ_WELD: 6}
+    active = mjm.eq_type[mjm.eq_active0.astype(bool)]
+    neq = sum(per_equality.get(mujoco.mjtEq(kind), 1) for kind in active)
+    return max(neq + int(mjm.jnt_limited.sum()) + ncon * nrow, 1)

@@ -2,7 +2,7 @@
 
     next_position, next_activation -> velocity solve (w, z, adj_qacc) -> forward_vjp
 
-    forward_vjp: H mu = adj_qacc -> bodies -> actuators, passive forces, limits, contacts -> sweep
+    forward_vjp: H mu = adj_qacc -> bodies -> actuators, passive forces, constraints -> sweep
 
 Forces in joint space add to the cotangents at once; what acts on bodies waits for the sweep.
 
@@ -15,6 +15,7 @@ import warp as wp
 from .actuator_vjp import actuator_vjp, passive_vjp
 from .constraint_vjp import limit_vjp
 from .contact_vjp import contact_vjp
+from .equality_vjp import equality_vjp
 from .integrator_vjp import next_position_vjp, velocity_solve_vjp
 from .record import Substep
 from .rungekutta4_vjp import rungekutta4_vjp
@@ -61,6 +62,7 @@ def forward_vjp(
     if flags.actuation:
         actuator_vjp(m, flags, s, ws, adj)
     passive_vjp(m, flags, s, ws, adj)
+    equality_vjp(m, flags, s, ws, adj)
     limit_vjp(m, flags, s, ws, adj)
     contact_vjp(m, flags, s, ws)
     sweep_vjp(m, flags, s, ws, adj)

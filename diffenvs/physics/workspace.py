@@ -8,6 +8,7 @@ import numpy as np
 import warp as wp
 
 _DSBL, _JNT, _TRN = mujoco.mjtDisableBit, mujoco.mjtJoint, mujoco.mjtTrn
+_EQ = mujoco.mjtEq
 FIELDS = ("mu", "a", "b", "w", "z", "x_mu", "x_a", "x_b", "x_v", "x_w", "x_z", "y")
 
 TENDON_FIELDS = (
@@ -32,6 +33,8 @@ class Flags:
     implicit_matrix: bool  # the implicit terms couple joints: E is not diagonal
     pair: bool  # the integrator's system differs from M
     free_bodies: bool  # gyroscopic blocks of single free bodies
+    joint_equality: bool
+    body_equality: bool  # connect or weld
 
     @classmethod
     def of(cls, mjm: mujoco.MjModel, nfree: int) -> "Flags":
@@ -67,6 +70,11 @@ class Flags:
             or bool(mjm.opt.density or mjm.opt.viscosity)
         )
         pair = pair or implicit_matrix
+        equality = enabled(_DSBL.mjDSBL_CONSTRAINT, _DSBL.mjDSBL_EQUALITY)
+
+        def has_equality(*types: mujoco.mjtEq) -> bool:
+            return equality and bool(np.isin(mjm.eq_type, [int(t) for t in types]).any())
+
         return cls(
             implicitfast=implicitfast,
             elliptic=mjm.opt.cone == mujoco.mjtCone.mjCONE_ELLIPTIC,
@@ -80,6 +88,8 @@ class Flags:
             implicit_matrix=implicit_matrix,
             pair=pair,
             free_bodies=free_bodies,
+            joint_equality=has_equality(_EQ.mjEQ_JOINT),
+            body_equality=has_equality(_EQ.mjEQ_CONNECT, _EQ.mjEQ_WELD),
         )
 
 
