@@ -35,6 +35,7 @@ _JOINT, _GEOM = mujoco.mjtJoint, mujoco.mjtGeom
 _DISABLE, _ENABLE = mujoco.mjtDisableBit, mujoco.mjtEnableBit
 
 _MAX_DENSE_NV = 60  # mujoco_warp has no dense Jacobian for larger models
+_MAX_AUTO_DENSE_NV = 32  # above, jacobian = auto means sparse to mujoco_warp
 _MIN_ITERATIONS = 4  # with fewer, the active set at the end is often not that of the solution
 _MAX_TOLERANCE = 1e-5
 # Rows of a pyramid grow like 1 / friction^2 against the rest of the Hessian; in single precision
@@ -334,6 +335,27 @@ def _reads_unclamped_ctrl(mjm: mujoco.MjModel, i: int) -> bool:
     )
 
 
+def _equalities(mjm: mujoco.MjModel) -> Iterator[str]:
+    """Rows of bodies without joints, whose weight mujoco_warp takes from the parent if sparse."""
+    mode = mjm.opt.jacobian
+    if mode == mujoco.mjtJacobian.mjJAC_DENSE or (
+        mode == mujoco.mjtJacobian.mjJAC_AUTO and mjm.nv <= _MAX_AUTO_DENSE_NV
+    ):
+        return
+    on_bodies = (int(mujoco.mjtEq.mjEQ_CONNECT), int(mujoco.mjtEq.mjEQ_WELD))
+    for i in np.flatnonzero(np.isin(mjm.eq_type, on_bodies)).tolist():
+        bodies = np.array([mjm.eq_obj1id[i], mjm.eq_obj2id[i]])
+        if mjm.eq_objtype[i] == int(mujoco.mjtObj.mjOBJ_SITE):
+            bodies = mjm.site_bodyid[bodies]
+        for body in bodies.tolist():
+            if mjm.body_weldid[body] not in (0, body):
+                yield (
+                    f"{_name(mjm, 'equality', i)} holds {_name(mjm, 'body', body)}, which has no "
+                    "joint, with a sparse jacobian, where mujoco_warp takes the weight of the "
+                    "parent: set jacobian to dense (nv <= 60), or hold the parent instead"
+                )
+
+
 def _contacts(mjm: mujoco.MjModel) -> Iterator[str]:
     partners = defaultdict(list)
     for a, b in colliding_pairs(mjm):
@@ -389,7 +411,7 @@ def _callbacks(mjm: mujoco.MjModel) -> Iterator[str]:
             )
 
 
-_CHECKS = (_options, _flags, _fields, _joints_and_actuators, _contacts, _callbacks)
+_CHECKS = (_options, _flags, _fields, _joints_and_actuators, _equalities, _contacts, _callbacks)
 
 
 def colliding_pairs(mjm: mujoco.MjModel) -> list[tuple[int, int]]:
