@@ -4,7 +4,7 @@
                        a polynomial, one joint held at a constant
     free bodies        `held` welded to a mocap body (direct solref, torquescale), `tail` welded to
                        `held` with an offset, `tail` connected to the linkage at two sites
-    sites and world    a finger on a ball joint welded to the world at two sites
+    sites and world    a nail on a ball joint welded to a static body at two sites
     inactive           a connect and a joint that exert nothing
 
 The impedance is inside its width at small violations and outside at large ones.
@@ -31,7 +31,9 @@ EQUALITIES = """
     <equality solref="0.02 0.9" solimp="0.7 0.96 0.03 0.4 2"/>
   </default>
   <worldbody>
-    <site name="wall" pos="0.62 0.31 0.52" euler="0.1 0.7 -0.4"/>
+    <body name="post" pos="0.6 0.3 0.5" euler="0.1 0.2 0.3">
+      <site name="wall" pos="0.02 0.01 0.02" euler="0 0.5 -0.7"/>
+    </body>
     <body name="hand" mocap="true" pos="-0.3 0.2 0.6" euler="0.3 -0.2 0.5"/>
     <body name="held" pos="-0.2 0.1 0.6" euler="0.1 0.4 0.2">
       <freejoint/>

@@ -75,11 +75,13 @@ def _quat_mul(p: wp.quat, q: wp.quat) -> wp.quat:
 
 @wp.func
 def _quat_conj(q: wp.quat) -> wp.quat:
+    """Inverse of a unit quaternion."""
     return wp.quat(q[0], -q[1], -q[2], -q[3])
 
 
 @wp.func
 def _rotate(q: wp.quat, x: wp.vec3) -> wp.vec3:
+    """`x` rotated by a unit quaternion."""
     u = wp.vec3(q[1], q[2], q[3])
     t = 2.0 * wp.cross(u, x)
     return x + q[0] * t + wp.cross(u, t)
@@ -123,6 +125,7 @@ def _to_world(q: wp.quat, r: _Rows) -> _Rows:
 
 @wp.func
 def _sum(x: _Cotangent, z: _Cotangent) -> _Cotangent:
+    """What two groups of rows leave together."""
     out = _Cotangent()
     out.mu = x.mu + z.mu
     out.a = x.a + z.a
@@ -158,11 +161,6 @@ def _moving_along(side: _Body, x: _Cotangent) -> wp.spatial_vector:
     """Part of `y` by the fields that a rigid displacement takes along."""
     y = force_cross(side.mu, x.mu) + force_cross(side.a + side.b, x.a)
     return y + force_cross(side.v, x.v)
-
-
-@wp.func
-def _torque(t: wp.vec3) -> wp.spatial_vector:
-    return wp.spatial_vector(t, wp.vec3(0.0))
 
 
 @wp.func
