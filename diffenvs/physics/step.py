@@ -25,6 +25,7 @@ _OVERFLOW = {
     mjw.OverflowType.NARROWPHASE: "contacts do not fit; raise nconmax (now {p.nconmax} per world,"
     " shared by all worlds)",
 }
+_RK4 = mujoco.mjtIntegrator.mjINT_RK4
 _STATE_FIELDS = ("qpos", "qvel", "act", "qacc_warmstart")
 
 
@@ -103,7 +104,11 @@ class Physics:
             self.d = mjw.make_data(mjm, nworld, nconmax=self.nconmax, njmax=njmax)
             self._solver_workspace = ctx = solver_hessian.make_workspace(self.m, self.d)
             self._flags = Flags.of(mjm, self.m.body_freeadr.size)
-            self._scratch = Substep(self.d, ctx.h, ctx.hfactor, ctx.Jaref)
+            if mjm.opt.integrator == _RK4 and _reads_body_velocity(self.m):
+                ctrl = wp.zeros((nworld, self.nu), dtype=float)
+                self._scratch = make_substep(self.m, self._flags, self.d, ctx, ctrl)
+            else:
+                self._scratch = Substep(self.d, ctx.h, ctx.hfactor, ctx.Jaref)
             self._workspace = Workspace(self.m, self.d, self._flags)
         self._unchecked = 0  # steps since the last look at overflows
         self._staged: StagedStep | None = None  # of `step` without a tape
@@ -332,6 +337,10 @@ def _copy_state(target, source) -> None:
 def _forward(m: mjw.Model, s: Substep, solver_workspace, retain: bool) -> None:
     """`mujoco_warp.forward` without sensors, energy and sleep; the Hessian is kept if `retain`."""
     d = s.d
+    if _reads_body_velocity(m):
+        mjw.kinematics(m, d)
+        mjw.com_pos(m, d)
+        mjw.com_vel(m, d)
     mjw.fwd_position(m, d, factorize=False)
     mjw.fwd_velocity(m, d)
     mjw.fwd_actuation(m, d)
@@ -342,6 +351,15 @@ def _forward(m: mjw.Model, s: Substep, solver_workspace, retain: bool) -> None:
         )
     else:
         solver_hessian.solve(m, d, solver_workspace)
+
+
+def _reads_body_velocity(m: mjw.Model) -> bool:
+    """Whether `fwd_position` reads `cvel` and `cdof_dot`, for the rows of connect and weld.
+
+    Only `fwd_velocity`, which comes later, computes them. Stock mujoco_warp hence takes those of an
+    earlier step, also in its `rungekutta4`; we compute them first, as MuJoCo does.
+    """
+    return m.eq_connect_adr.size + m.eq_wld_adr.size > 0
 
 
 _INTEGRATE = {
@@ -407,5 +425,7 @@ def _most_rows(mjm: mujoco.MjModel, ncon: int) -> int:
     nrow = dim if elliptic or dim == 1 else 2 * (dim - 1)
     limits = mjm.jnt_limited.sum() + mjm.tendon_limited.sum()
     losses = np.sum(mjm.dof_frictionloss > 0) + np.sum(mjm.tendon_frictionloss > 0)
-    equalities = np.sum(mjm.eq_type == int(mujoco.mjtEq.mjEQ_TENDON))
+    per_equality = {mujoco.mjtEq.mjEQ_CONNECT: 3, mujoco.mjtEq.mjEQ_WELD: 6}
+    active = mjm.eq_type[mjm.eq_active0.astype(bool)]
+    equalities = sum(per_equality.get(mujoco.mjtEq(kind), 1) for kind in active)
     return max(int(equalities + losses + limits) + ncon * nrow, 1)

@@ -11,6 +11,7 @@ import warp as wp
 from .spatial import mat66, vec7
 
 _DSBL, _JNT, _TRN = mujoco.mjtDisableBit, mujoco.mjtJoint, mujoco.mjtTrn
+_EQ = mujoco.mjtEq
 FIELDS = ("mu", "a", "b", "w", "z", "x_mu", "x_a", "x_b", "x_v", "x_w", "x_z", "y")
 
 _GAIN, _BIAS, _DYN = mujoco.mjtGain, mujoco.mjtBias, mujoco.mjtDyn
@@ -72,6 +73,8 @@ class Flags:
     spatial_tendon: bool
     spatial_tendon_armature: bool
     tendon_wrap: bool  # a path leads around a geom
+    joint_equality: bool
+    body_equality: bool  # connect or weld
 
     @classmethod
     def of(cls, mjm: mujoco.MjModel, nfree: int) -> "Flags":
@@ -108,6 +111,11 @@ class Flags:
             or implicit_fluid
         )
         pair = pair or implicit_matrix
+        equality = enabled(_DSBL.mjDSBL_CONSTRAINT, _DSBL.mjDSBL_EQUALITY)
+
+        def has_equality(*types: mujoco.mjtEq) -> bool:
+            return equality and bool(np.isin(mjm.eq_type, [int(t) for t in types]).any())
+
         return cls(
             implicitfast=implicitfast,
             elliptic=mjm.opt.cone == mujoco.mjtCone.mjCONE_ELLIPTIC,
@@ -131,6 +139,8 @@ class Flags:
             pair=pair,
             free_bodies=free_bodies,
             **_tendon_flags(mjm, enabled),
+            joint_equality=has_equality(_EQ.mjEQ_JOINT),
+            body_equality=has_equality(_EQ.mjEQ_CONNECT, _EQ.mjEQ_WELD),
         )
 
 
