@@ -97,13 +97,10 @@ class Substep:
     """One substep: the view of Data, and the solver's last Hessian, factor and residual."""
 
     d: mjw.Data
-    fields: tuple[str, ...]  # of `d`, that belong to the record
     solver_h: wp.array  # (nworld, nv_pad, nv_pad), upper triangle
     solver_hfactor: wp.array  # (nworld, nv_pad, nv_pad) for nv > 32, else (nworld, 0, 0)
     solver_Jaref: wp.array  # (nworld, njmax)
-    system_M: wp.array | None = (
-        None  # (nworld, nC): M + h E of implicitfast, where E is not diagonal
-    )
+    system_M: wp.array | None = None  # (nworld, nC): M + h E, where E is not diagonal
     rungekutta4: RungeKutta4 | None = None
     fields: tuple[str, ...] = DATA_FIELDS  # of `d`, that belong to the record
 
