@@ -83,6 +83,7 @@ SITES = """
 <mujoco model="sites">
   <worldbody>
     <site name="wall" pos="0 0 1"/>
+    <site name="inside" pos="0.52 0 0.5"/>
     <geom name="peg" size="0.1" pos="0.5 0 0.5" contype="0" conaffinity="0"/>
     <body>
       <freejoint/>
@@ -101,11 +102,11 @@ SITES = """
 </mujoco>"""
 
 REFUSED = {
-    "wrap": (
+    "side": (
         'stiffness="1"',
-        '<geom geom="peg"/>',
+        '<geom geom="peg" sidesite="inside"/>',
         "mjINT_EULER",
-        "tendon 't' wraps around a geom: lead it through sites",
+        "tendon 't' wraps around geom 'peg' with a sidesite inside of it or on another body: move",
     ),
     "implicit": (
         'damping="1"',
@@ -148,3 +149,12 @@ def test_check_refuses_tendon(case):
     assert text in str(error.value)
     mjm = mujoco.MjModel.from_xml_string(SITES.format(attributes="", between=between))
     check_model(mjm)  # a tendon that only measures
+
+
+def test_check_refuses_armature_of_a_tendon_that_wraps():
+    """MuJoCo's compiler refuses it, but armature can be set later."""
+    xml = SITES.format(attributes="", between='<geom geom="peg"/>')
+    mjm = mujoco.MjModel.from_xml_string(xml)
+    mjm.tendon_armature[0] = 1
+    with pytest.raises(UnsupportedFeature, match="'t' wraps around a geom and has armature: set"):
+        check_model(mjm)

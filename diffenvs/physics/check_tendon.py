@@ -37,7 +37,7 @@ def _wraps(mjm: mujoco.MjModel, tenid: int) -> Iterator[str]:
     adr = mjm.tendon_adr[tenid]
     wraps = [i for i in range(adr, adr + mjm.tendon_num[tenid]) if mjm.wrap_type[i] in geoms]
     if wraps and mjm.tendon_armature[tenid]:
-        yield "wraps around a geom and has armature, of whose bias force MuJoCo leaves out the geom"
+        yield "wraps around a geom and has armature: set armature to 0"
     for i in wraps:
         geomid, side = mjm.wrap_objid[i], round(mjm.wrap_prm[i])
         if side < 0:
