@@ -15,6 +15,7 @@ from collections.abc import Iterator
 import mujoco
 import numpy as np
 
+from .check_actuator import check_actuators
 from .check_tendon import tendon_problems
 
 
@@ -35,6 +36,7 @@ def check_model(mjm: mujoco.MjModel) -> None:
 
 _JOINT, _GEOM = mujoco.mjtJoint, mujoco.mjtGeom
 _DISABLE, _ENABLE = mujoco.mjtDisableBit, mujoco.mjtEnableBit
+_TRN, _DYN = mujoco.mjtTrn, mujoco.mjtDyn
 
 _MAX_DENSE_NV = 60  # mujoco_warp has no dense Jacobian for larger models
 _MIN_ITERATIONS = 4  # with fewer, the active set at the end is often not that of the solution
@@ -79,12 +81,10 @@ _OPTIONS = {
         "set jacobian to auto",
     ),
     "noslip_iterations": ((0,), "set noslip_iterations to 0"),
-    "density": ((0,), "set density to 0: forces of a fluid have no adjoint"),
-    "viscosity": ((0,), "set viscosity to 0: forces of a fluid have no adjoint"),
-    "wind": ((0,), "set wind to 0: forces of a fluid have no adjoint"),
 }
 _OPTIONS_FREE = set(
-    """ccd_iterations ccd_tolerance disableactuator disableflags enableflags gravity impratio
+    """density viscosity wind
+    ccd_iterations ccd_tolerance disableactuator disableflags enableflags gravity impratio
     iterations ls_iterations ls_tolerance magnetic noslip_tolerance o_friction o_margin o_solimp
     o_solref sdf_initpoints sdf_iterations sleep_tolerance timestep tolerance""".split()
 )
@@ -121,18 +121,9 @@ _FLAG_ADVICE = {
 
 # field: (element, value accepted, what it is, what to do instead)
 _ONLY = {
-    "body_gravcomp": ("body", 0, "gravity compensation", "set gravcomp to 0"),
     "body_plugin": ("body", -1, "a plugin", "remove the plugin"),
-    "jnt_stiffnesspoly": ("joint", 0, "polynomial stiffness", "use a linear stiffness"),
     "jnt_springyield": ("joint", 0, "a spring that yields", "set springyield to 0"),
     "jnt_plasticadr": ("joint", -1, "a plastic spring", "set springyield to 0"),
-    "jnt_actfrclimited": (
-        "joint",
-        0,
-        "actuatorfrcrange",
-        "set actuatorfrclimited to false and limit the actuator by forcerange",
-    ),
-    "dof_dampingpoly": ("dof", 0, "polynomial damping", "use a linear damping"),
     "geom_plugin": ("geom", -1, "a plugin", "remove the plugin"),
     "geom_surfacevel": ("geom", 0, "a surface velocity", "set surfacevel to 0"),
     "geom_adhesion": ("geom", 0, "adhesion", "set adhesion to 0"),
@@ -165,19 +156,32 @@ _TYPES = {
         ("mjJNT_FREE", "mjJNT_BALL", "mjJNT_HINGE", "mjJNT_SLIDE"),
         "use a free, ball, hinge or slide joint",
     ),
-    "actuator_trntype": ("actuator", mujoco.mjtTrn, ("mjTRN_JOINT",), "drive a joint instead"),
-    "actuator_dyntype": ("actuator", mujoco.mjtDyn, ("mjDYN_NONE",), "set dyntype to none"),
+    "actuator_trntype": (
+        "actuator",
+        _TRN,
+        ("mjTRN_JOINT", "mjTRN_JOINTINPARENT", "mjTRN_TENDON", "mjTRN_SITE"),
+        "drive a joint, a tendon or a site instead",
+    ),
+    "actuator_dyntype": (
+        "actuator",
+        _DYN,
+        (
+            *("mjDYN_NONE", "mjDYN_INTEGRATOR", "mjDYN_FILTER", "mjDYN_FILTEREXACT"),
+            "mjDYN_MUSCLE",
+        ),
+        "set dyntype to none, integrator, filter, filterexact or muscle",
+    ),
     "actuator_gaintype": (
         "actuator",
         mujoco.mjtGain,
-        ("mjGAIN_FIXED", "mjGAIN_AFFINE"),
-        "set gaintype to fixed or affine",
+        ("mjGAIN_FIXED", "mjGAIN_AFFINE", "mjGAIN_MUSCLE"),
+        "set gaintype to fixed, affine or muscle",
     ),
     "actuator_biastype": (
         "actuator",
         mujoco.mjtBias,
-        ("mjBIAS_NONE", "mjBIAS_AFFINE"),
-        "set biastype to none or affine",
+        ("mjBIAS_NONE", "mjBIAS_AFFINE", "mjBIAS_MUSCLE"),
+        "set biastype to none, affine or muscle",
     ),
     "eq_type": ("equality", mujoco.mjtEq, ("mjEQ_TENDON",), "remove it"),
 }
@@ -187,7 +191,8 @@ _EMPTY = {"nflex": "flex", "nplugin": "plugin"}
 
 # Fields of the elements that move or touch something, besides those of the tables above.
 _FIELDS_FREE = set(
-    """actuator_acc0 actuator_actadr actuator_actearly actuator_actlimited actuator_actnum
+    """body_gravcomp dof_dampingpoly jnt_stiffnesspoly
+    actuator_acc0 actuator_actadr actuator_actearly actuator_actlimited actuator_actnum
     actuator_actrange actuator_biasprm actuator_cranklength actuator_ctrladr actuator_ctrllimited
     actuator_ctrlrange actuator_ctrlspec actuator_dynprm actuator_forcelimited actuator_forcerange
     actuator_gainprm actuator_gear actuator_group actuator_historyadr actuator_length0
@@ -202,16 +207,16 @@ _FIELDS_FREE = set(
     geom_castshadow geom_conaffinity geom_condim geom_contype geom_dataid geom_fluid geom_friction
     geom_gap geom_group geom_margin geom_matid geom_pos geom_priority geom_quat geom_rbound
     geom_rgba geom_sameframe geom_size geom_solimp geom_solmix geom_solref geom_type geom_user
-    jnt_actgravcomp jnt_actfrcrange jnt_actuatorid jnt_axis jnt_bodyid jnt_dofadr jnt_group
-    jnt_limited jnt_margin jnt_pos jnt_qposadr jnt_range jnt_solimp jnt_solref jnt_stiffness
-    jnt_user pair_dim pair_friction pair_gap pair_geom1 pair_geom2 pair_margin pair_signature
-    pair_solimp pair_solref paths qpos0 qpos_spring signature tendon_actfrcrange
-    tendon_actuatorid tendon_adr tendon_armature tendon_damping tendon_dampingpoly
-    tendon_frictionloss tendon_group tendon_invweight0 tendon_length0 tendon_lengthspring
-    tendon_limited tendon_margin tendon_matid tendon_num tendon_range tendon_rgba
-    tendon_solimp_fri tendon_solimp_lim tendon_solref_fri tendon_solref_lim tendon_stiffness
-    tendon_stiffnesspoly tendon_treeid tendon_treenum tendon_type tendon_user tendon_width
-    tree_bodyadr tree_bodynum tree_dofadr tree_dofnum tree_sleep_policy
+    jnt_actfrclimited jnt_actfrcrange jnt_actgravcomp jnt_actuatorid jnt_axis jnt_bodyid
+    jnt_dofadr jnt_group jnt_limited jnt_margin jnt_pos jnt_qposadr jnt_range jnt_solimp
+    jnt_solref jnt_stiffness jnt_user pair_dim pair_friction pair_gap pair_geom1 pair_geom2
+    pair_margin pair_signature pair_solimp pair_solref paths qpos0 qpos_spring signature
+    tendon_actfrcrange tendon_actuatorid tendon_adr tendon_armature tendon_damping
+    tendon_dampingpoly tendon_frictionloss tendon_group tendon_invweight0 tendon_length0
+    tendon_lengthspring tendon_limited tendon_margin tendon_matid tendon_num tendon_range
+    tendon_rgba tendon_solimp_fri tendon_solimp_lim tendon_solref_fri tendon_solref_lim
+    tendon_stiffness tendon_stiffnesspoly tendon_treeid tendon_treenum tendon_type tendon_user
+    tendon_width tree_bodyadr tree_bodynum tree_dofadr tree_dofnum tree_sleep_policy
     names names_map""".split()
 )
 # Elements that exert no force (or, for flex_, must not exist), sizes and derived indices.
@@ -284,45 +289,49 @@ def _fields(mjm: mujoco.MjModel) -> Iterator[str]:
         yield "the model has no degree of freedom: add a joint"
 
 
-def _joints_and_actuators(mjm: mujoco.MjModel) -> Iterator[str]:
-    for i, kind in enumerate(mjm.jnt_type):
-        if kind in (int(_JOINT.mjJNT_BALL), int(_JOINT.mjJNT_FREE)) and mjm.jnt_stiffness[i]:
-            yield f"{_name(mjm, 'joint', i)} (ball or free) has a spring: set its stiffness to 0"
-    disabled = int(mjm.opt.disableactuator)
-    scalar = (int(_JOINT.mjJNT_HINGE), int(_JOINT.mjJNT_SLIDE))
-    for i in range(mjm.nactuator):
-        target, kind = mjm.actuator_trnid[i, 0], mjm.actuator_trntype[i]
-        if kind == int(mujoco.mjtTrn.mjTRN_JOINT) and mjm.jnt_type[target] not in scalar:
-            joint = _name(mjm, "joint", target)
+def _passive_forces(mjm: mujoco.MjModel) -> Iterator[str]:
+    """Gravity compensation through actuators, and what of a fluid is not covered."""
+    actuation = mjm.nactuator and not mjm.opt.disableflags & int(_DISABLE.mjDSBL_ACTUATION)
+    if mjm.body_gravcomp.any():
+        for i in np.flatnonzero(mjm.jnt_actgravcomp).tolist():
+            if mjm.jnt_actfrclimited[i]:
+                yield (
+                    f"{_name(mjm, 'joint', i)} has actuatorgravcomp and actuatorfrcrange: set "
+                    "actuatorgravcomp to false, or actuatorfrclimited to false"
+                )
+            if not actuation:
+                yield (
+                    f"{_name(mjm, 'joint', i)} has actuatorgravcomp, which does nothing where no "
+                    "actuator is enabled: set actuatorgravcomp to false"
+                )
+    for field in ("density", "viscosity"):
+        if getattr(mjm.opt, field) < 0:
+            yield f"option {field} = {getattr(mjm.opt, field):g}: set it to 0 or more"
+    if not (mjm.opt.density or mjm.opt.viscosity):
+        return
+    for i in np.flatnonzero(mjm.geom_fluid.reshape(mjm.ngeom, -1)[:, 0]).tolist():
+        yield f"{_geom(mjm, i)} has fluidshape ellipsoid: set fluidshape to none"
+    if mjm.opt.integrator == mujoco.mjtIntegrator.mjINT_IMPLICITFAST:
+        for i in _uncoupled_bodies(mjm):
             yield (
-                f"{_name(mjm, 'actuator', i)} drives {joint}, which is free or ball: "
-                "drive hinge or slide joints"
-            )
-        if _reads_unclamped_ctrl(mjm, i):
-            yield (
-                f"{_name(mjm, 'actuator', i)} has a velocity gain and a ctrlrange under "
-                "implicitfast, where mujoco_warp takes the gain at the unclamped control: set "
-                "integrator to Euler, gainprm[2] to 0 or ctrllimited to false"
-            )
-        if mjm.actuator_group[i] in range(31) and disabled >> int(mjm.actuator_group[i]) & 1:
-            yield (
-                f"{_name(mjm, 'actuator', i)} is disabled by option actuatorgroupdisable, which "
-                "mujoco_warp ignores: remove the actuator"
+                f"{_name(mjm, 'body', i)} has joints that its inertia does not couple but the "
+                "fluid does, which implicitfast leaves out: set integrator to Euler or RK4"
             )
 
 
-def _reads_unclamped_ctrl(mjm: mujoco.MjModel, i: int) -> bool:
-    """A case where the step of mujoco_warp is not that of MuJoCo."""
-    affine = mjm.actuator_gaintype[i] == int(mujoco.mjtGain.mjGAIN_AFFINE)
-    clamped = not mjm.opt.disableflags & int(_DISABLE.mjDSBL_CLAMPCTRL)
-    ctrl = mjm.actuator_ctrladr[i] if mjm.actuator_ctrlnum[i] else 0
-    return bool(
-        mjm.opt.integrator == mujoco.mjtIntegrator.mjINT_IMPLICITFAST
-        and affine
-        and mjm.actuator_gainprm[i, 2]
-        and clamped
-        and mjm.actuator_ctrllimited[ctrl]
-    )
+def _uncoupled_bodies(mjm: mujoco.MjModel) -> list[int]:
+    """Bodies of several dofs with a diagonal inertia, besides free and ball joints."""
+    found = []
+    for i in np.flatnonzero(mjm.body_simple).tolist():
+        rotations = (int(_JOINT.mjJNT_FREE), int(_JOINT.mjJNT_BALL))
+        first, count = mjm.body_jntadr[i], mjm.body_jntnum[i]
+        if count > 1 and not np.isin(mjm.jnt_type[first : first + count], rotations).all():
+            found.append(i)
+    return found
+
+
+def _actuators(mjm: mujoco.MjModel) -> Iterator[str]:
+    return check_actuators(mjm, _name)
 
 
 def _tendons(mjm: mujoco.MjModel) -> Iterator[str]:
@@ -385,7 +394,16 @@ def _callbacks(mjm: mujoco.MjModel) -> Iterator[str]:
             )
 
 
-_CHECKS = (_options, _flags, _fields, _joints_and_actuators, _tendons, _contacts, _callbacks)
+_CHECKS = (
+    _options,
+    _flags,
+    _fields,
+    _actuators,
+    _passive_forces,
+    _tendons,
+    _contacts,
+    _callbacks,
+)
 
 
 def colliding_pairs(mjm: mujoco.MjModel) -> list[tuple[int, int]]:

@@ -9,7 +9,7 @@ implicitly: joint damping for Euler; damping and the actuators' velocity terms f
 Where every actuator acts on one hinge or slide, and no tendon or fluid damps, `E` is diagonal;
 else the record holds `M + h E` as the simulator assembled it. A tree that is a single free body is
 an exception under implicitfast: the velocity derivative of the gyroscopic force joins its 6 x 6
-block, which is then not symmetric.
+block, which is then not symmetric and may couple what `M` does not.
 
 In:  `adj_qpos_next` (tangent, nv), `adj_qvel_next`.
 Out: `adj_qpos`, `adj_qvel` (direct parts), `w` with `(M + h E)^T w = h adj_qvel_next'`, the
@@ -26,8 +26,9 @@ import mujoco_warp as mjw
 import warp as wp
 
 from .actuator_vjp import implicit_damping
+from .fluid_vjp import free_body_fluid
 from .record import Substep
-from .spatial import right_jacobian_transposed, rotate_by
+from .spatial import mat66, right_jacobian_transposed, rotate_by
 from .workspace import Cotangent, Flags, Workspace
 
 wp.set_module_options({"enable_backward": False})
@@ -35,7 +36,6 @@ wp.set_module_options({"enable_backward": False})
 _FREE = wp.constant(int(mujoco.mjtJoint.mjJNT_FREE))
 _BALL = wp.constant(int(mujoco.mjtJoint.mjJNT_BALL))
 
-mat66 = wp.types.matrix(shape=(6, 6), dtype=wp.float32)
 vec6 = wp.types.vector(length=6, dtype=wp.float32)
 
 
@@ -212,7 +212,9 @@ def _free_body_vjp(
     xmat_in: wp.array2d[wp.mat33],
     M_in: wp.array2d[float],
     # In:
+    with_fluid: bool,
     implicit_in: wp.array2d[float],
+    fluid_in: wp.array2d[mat66],
     rhs_in: wp.array2d[float],
     # Out:
     w_out: wp.array2d[float],
@@ -252,11 +254,13 @@ def _free_body_vjp(
     gyro = wp.skew(omega) @ inertia - wp.skew(inertia @ omega)
 
     he = mat66(0.0)
+    if with_fluid:
+        he = fluid_in[worldid, freeid]
     for r in range(3):
-        he[r, r] = h * implicit_in[worldid, adr + r]
+        he[r, r] += h * implicit_in[worldid, adr + r]
         for c in range(3):
-            he[r, 3 + c] = h * lin[r, c]
-            he[3 + r, 3 + c] = h * gyro[r, c]
+            he[r, 3 + c] += h * lin[r, c]
+            he[3 + r, 3 + c] += h * gyro[r, c]
         he[3 + r, 3 + r] += h * implicit_in[worldid, adr + 3 + r]
 
     rhs = vec6(0.0)
@@ -351,6 +355,8 @@ def velocity_solve_vjp(
         mjw.mul_m(m, d, ws.adj_qacc, ws.joint_w, M=ws.implicit_M)
         wp.launch(_subtracted, dim=(d.nworld, m.nv), inputs=[ws.rhs], outputs=[ws.adj_qacc])
     if flags.free_bodies:
+        if flags.implicit_fluid:
+            free_body_fluid(m, s, ws)
         wp.launch(
             _free_body_vjp,
             dim=(d.nworld, m.body_freeadr.size),
@@ -366,7 +372,9 @@ def velocity_solve_vjp(
                 d.qacc,
                 d.xmat,
                 d.M,
+                flags.implicit_fluid,
                 ws.implicit,
+                ws.free_body_fluid,
                 ws.rhs,
             ],
             outputs=[ws.joint_w, ws.joint_z, ws.adj_qacc, adj.qpos, adj.qvel],

@@ -6,6 +6,7 @@ the record, so that retaining costs no copies.
 """
 
 import dataclasses
+import itertools
 
 import mujoco
 import mujoco_warp as mjw
@@ -40,10 +41,14 @@ DATA_FIELDS = (
     "actuator_velocity",
     "actuator_force",
 )
-# of models whose tendons exert forces
-TENDON_FIELDS = ("ten_J", "ten_length", "ten_velocity")
-SPATIAL_TENDON_FIELDS = ("site_xpos",)
-WRAP_FIELDS = ("ten_wrapadr", "wrap_obj", "wrap_xpos")
+# flag of the model: what of Data is retained in addition where it is set
+FEATURE_FIELDS = {
+    "tendon": ("ten_J", "ten_length", "ten_velocity"),
+    "spatial_tendon": ("site_xpos",),
+    "tendon_wrap": ("ten_wrapadr", "wrap_obj", "wrap_xpos"),
+    "site_actuation": ("site_xpos", "site_xmat"),
+    "actuator_force_limit": ("qfrc_actuator",),
+}
 CONTACT_FIELDS = (
     "dist",
     "pos",
@@ -60,6 +65,12 @@ EFC_FIELDS = ("type", "id", "D", "force")
 
 RK4_NODES = (0.5, 0.5, 1.0)  # of the second to the fourth stage
 RK4_WEIGHTS = (1.0 / 6.0, 1.0 / 3.0, 1.0 / 3.0, 1.0 / 6.0)
+
+
+def data_fields(flags: Flags) -> tuple[str, ...]:
+    """`DATA_FIELDS` and those that only some models need."""
+    extra = [names for flag, names in FEATURE_FIELDS.items() if getattr(flags, flag)]
+    return tuple(dict.fromkeys(itertools.chain(DATA_FIELDS, *extra)))
 
 
 @dataclasses.dataclass
@@ -92,12 +103,11 @@ class Substep:
         None  # (nworld, nC): M + h E of implicitfast, where E is not diagonal
     )
     rungekutta4: RungeKutta4 | None = None
-    extra_fields: tuple[str, ...] = ()  # of Data, besides DATA_FIELDS
+    fields: tuple[str, ...] = DATA_FIELDS  # of `d`, that belong to the record
 
     def arrays(self) -> list[wp.array]:
         """All that it retains."""
-        found = [getattr(self.d, name) for name in DATA_FIELDS]
-        found += [getattr(self.d, name) for name in self.extra_fields]
+        found = [getattr(self.d, name) for name in self.fields]
         found += [getattr(self.d.contact, name) for name in CONTACT_FIELDS]
         found += [getattr(self.d.efc, name) for name in EFC_FIELDS]
         found += [self.solver_h, self.solver_hfactor, self.solver_Jaref]
@@ -160,13 +170,11 @@ def _make_stage(flags: Flags, d: mjw.Data, solver_workspace, ctrl: wp.array) -> 
         # clones: the simulator sets the poses of static bodies and geoms once, at allocation
         return {name: wp.clone(getattr(struct, name)) for name in names}
 
-    extra = TENDON_FIELDS if flags.tendon else ()
-    extra += SPATIAL_TENDON_FIELDS if flags.spatial_tendon else ()
-    extra += WRAP_FIELDS if flags.tendon_wrap else ()
+    fields = data_fields(flags)
     view = dataclasses.replace(
         d,
-        **(own(d, DATA_FIELDS + extra) | {"ctrl": ctrl}),
+        **(own(d, fields) | {"ctrl": ctrl}),
         contact=dataclasses.replace(d.contact, **own(d.contact, CONTACT_FIELDS)),
         efc=dataclasses.replace(d.efc, **own(d.efc, EFC_FIELDS)),
     )
-    return Substep(d=view, extra_fields=extra, **solver_hessian.make_retained(solver_workspace))
+    return Substep(d=view, fields=fields, **solver_hessian.make_retained(solver_workspace))

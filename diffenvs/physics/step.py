@@ -104,7 +104,7 @@ class Physics:
             self._solver_workspace = ctx = solver_hessian.make_workspace(self.m, self.d)
             self._flags = Flags.of(mjm, self.m.body_freeadr.size)
             self._scratch = Substep(self.d, ctx.h, ctx.hfactor, ctx.Jaref)
-            self._workspace = Workspace(self.m, self.d)
+            self._workspace = Workspace(self.m, self.d, self._flags)
         self._unchecked = 0  # steps since the last look at overflows
         self._staged: StagedStep | None = None  # of `step` without a tape
         self._free: list[StagedStep] = []  # of `step` on tapes that are gone
