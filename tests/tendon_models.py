@@ -9,7 +9,7 @@ an equality ties one to a fixed tendon. The tip may touch a tilted plane.
 import mujoco
 import numpy as np
 
-from diffenvs.physics.finite_diff import States
+from diffenvs.physics.finite_diff import States, has_steep_capsule
 
 _SOFT = 'solreflimit="0.02 0.9" solimplimit="0.8 0.97 0.05 0.4 2"'
 _FRICTION = 'solreffriction="0.03 0.8" solimpfriction="0.7 0.95 0.05 0.4 2"'
@@ -127,7 +127,7 @@ def load(name: str, integrator: str = "mjINT_EULER") -> mujoco.MjModel:
 
 
 def states(mjm: mujoco.MjModel, n: int, seed: int = 0, speed: float = 0.6) -> States:
-    """Sample n states at random; contacts, if any, are not deep.
+    """Sample n states at random; contacts, if any, are not deep (see `has_steep_capsule`, too).
 
     Friction loss acts in two ways, and the states hold both: at half of them the joints move so
     slowly that friction holds some.
@@ -143,6 +143,8 @@ def states(mjm: mujoco.MjModel, n: int, seed: int = 0, speed: float = 0.6) -> St
         for name in ("qpos", "qvel", "ctrl"):
             getattr(data, name)[:] = getattr(data, name).astype(np.float32)
         mujoco.mj_forward(mjm, data)
+        if has_steep_capsule(mjm, data):
+            continue
         if data.ncon == 0 or data.contact.dist.min() > -0.03:
             parts = (data.qpos, data.qvel, data.act, data.ctrl, data.qacc)
             rows.append([*(x.copy() for x in parts), data.ncon])
