@@ -6,7 +6,7 @@ refused: enumerations and flags are compared with the values that are supported,
 `check_model` looks at the whole compiled model and reports everything it found in one message.
 
 Harmless, hence accepted: visual elements, sites, sensors other than geom distances, keyframes, user
-data, tendons that measure only, and mocap bodies (their pose is a constant and gets no gradient).
+data, tendons that measure only, and mocap bodies (their pose is an input, see `inputs.py`).
 """
 
 from collections import defaultdict

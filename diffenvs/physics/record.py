@@ -6,12 +6,14 @@ the record, so that retaining costs no copies.
 """
 
 import dataclasses
+from collections.abc import Iterable
 
 import mujoco
 import mujoco_warp as mjw
 import warp as wp
 
 from . import solver_hessian
+from .inputs import Inputs
 from .workspace import Flags
 
 # of mujoco_warp.Data; what the adjoint reads, in the shapes that `mujoco_warp.Data` documents
@@ -88,10 +90,12 @@ class Substep:
         None  # (nworld, nC): M + h E of implicitfast, where E is not diagonal
     )
     rungekutta4: RungeKutta4 | None = None
+    inputs: tuple[str, ...] = ()  # fields of Inputs that the step is given
 
     def arrays(self) -> list[wp.array]:
         """All that it retains."""
         found = [getattr(self.d, name) for name in DATA_FIELDS]
+        found += [getattr(self.d, name) for name in _inputs_fields(self.inputs)]
         found += [getattr(self.d.contact, name) for name in CONTACT_FIELDS]
         found += [getattr(self.d.efc, name) for name in EFC_FIELDS]
         found += [self.solver_h, self.solver_hfactor, self.solver_Jaref]
@@ -110,11 +114,13 @@ class Record:
 
     Attributes:
         substeps: what each substep retains.
+        inputs: the inputs of the step, shared by its substeps.
         qpos_next, qvel_next: state after the last substep, (nworld, nq) and (nworld, nv).
         filled: whether a step has been recorded.
     """
 
     substeps: list[Substep]
+    inputs: Inputs
     qpos_next: wp.array
     qvel_next: wp.array
     filled: bool = False
@@ -128,14 +134,14 @@ class Record:
 
 
 def make_substep(
-    m: mjw.Model, flags: Flags, d: mjw.Data, solver_workspace, ctrl: wp.array
+    m: mjw.Model, flags: Flags, d: mjw.Data, solver_workspace, inputs: Inputs
 ) -> Substep:
-    """Allocates one substep; `ctrl` is shared by the substeps of a step."""
-    first = _make_stage(d, solver_workspace, ctrl)
+    """Allocates one substep; `inputs` are shared by the substeps of a step."""
+    first = _make_stage(d, solver_workspace, inputs)
     if flags.implicit_matrix:
         first.system_M = wp.zeros_like(d.M)
     if m.opt.integrator == mujoco.mjtIntegrator.mjINT_RK4:
-        stages = [_make_stage(d, solver_workspace, ctrl) for _ in RK4_NODES]
+        stages = [_make_stage(d, solver_workspace, inputs) for _ in RK4_NODES]
         for stage in stages:  # the solver of every stage starts where the first one did
             stage.d.qacc_warmstart = first.d.qacc_warmstart
         rates = [first.d.qvel, *(wp.zeros_like(first.d.qvel) for _ in RK4_NODES)]
@@ -149,15 +155,22 @@ def make_substep(
     return first
 
 
-def _make_stage(d: mjw.Data, solver_workspace, ctrl: wp.array) -> Substep:
+def _inputs_fields(inputs: Iterable[str]) -> tuple[str, ...]:
+    """What to retain of Data for these inputs, besides DATA_FIELDS."""
+    found = [name for name in inputs if name not in DATA_FIELDS]
+    return (*found, "xipos") if "xfrc_applied" in found else tuple(found)
+
+
+def _make_stage(d: mjw.Data, solver_workspace, inputs: Inputs) -> Substep:
     def own(struct, names):
         # clones: the simulator sets the poses of static bodies and geoms once, at allocation
         return {name: wp.clone(getattr(struct, name)) for name in names}
 
     view = dataclasses.replace(
         d,
-        **(own(d, DATA_FIELDS) | {"ctrl": ctrl}),
+        **(own(d, DATA_FIELDS + _inputs_fields(inputs.given())) | inputs.given()),
         contact=dataclasses.replace(d.contact, **own(d.contact, CONTACT_FIELDS)),
         efc=dataclasses.replace(d.efc, **own(d.efc, EFC_FIELDS)),
     )
-    return Substep(d=view, **solver_hessian.make_retained(solver_workspace))
+    names = tuple(inputs.given())
+    return Substep(d=view, inputs=names, **solver_hessian.make_retained(solver_workspace))

@@ -3,6 +3,7 @@
     next_position, next_activation -> velocity solve (w, z, adj_qacc) -> forward_vjp
 
     forward_vjp: H mu = adj_qacc -> bodies -> actuators, passive forces, limits, contacts -> sweep
+                 -> mocap bodies
 
 Forces in joint space add to the cotangents at once; what acts on bodies waits for the sweep.
 
@@ -17,6 +18,7 @@ from .constraint_vjp import limit_vjp
 from .contact_vjp import contact_vjp
 from .fluid_vjp import fluid_vjp
 from .gravcomp_vjp import gravcomp_vjp
+from .inputs_vjp import applied_vjp, mocap_vjp
 from .integrator_vjp import next_position_vjp, velocity_solve_vjp
 from .passive_vjp import passive_vjp
 from .record import Substep
@@ -35,7 +37,7 @@ def substep_vjp(
     adj_next: Cotangent,
     adj: Cotangent,
 ) -> None:
-    """Cotangents of the state before the substep from those after it; `adj.ctrl` accumulates."""
+    """Cotangents of the state before the substep from those after it; of inputs, accumulated."""
     if s.rungekutta4 is not None:
         rungekutta4_vjp(m, flags, s, ws, adj_next, adj, forward_vjp)
         return
@@ -57,7 +59,7 @@ def forward_vjp(
     adj_act_dot: wp.array,
     adj: Cotangent,
 ) -> None:
-    """Adds the cotangents of (qpos, qvel, act, ctrl) that follow from those of (qacc, act_dot)."""
+    """Adds to the cotangents of state and inputs what follows from those of (qacc, act_dot)."""
     del adj_act_dot
     solve_vjp(m.nv, s.solver_h, s.solver_hfactor, adj_qacc, ws.joint_mu)
     body_vjp(m, flags, s, ws)
@@ -68,6 +70,8 @@ def forward_vjp(
         gravcomp_vjp(m, flags, s, ws)
     if flags.fluid:
         fluid_vjp(m, flags, s, ws)
+    applied_vjp(m, flags, s, ws, adj)
     limit_vjp(m, flags, s, ws, adj)
     contact_vjp(m, flags, s, ws)
     sweep_vjp(m, flags, s, ws, adj)
+    mocap_vjp(m, flags, s, ws, adj)
