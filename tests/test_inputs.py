@@ -51,6 +51,7 @@ DTYPES = dict(zip(INPUTS, (float, float, wp.spatial_vector, wp.vec3, wp.quat), s
 
 
 def load(integrator="euler", cone="pyramidal"):
+    """Compile the scene."""
     mjm = mujoco.MjModel.from_xml_string(SCENE)
     mjm.opt.integrator = feature_models.INTEGRATORS[integrator]
     mjm.opt.cone = feature_models.CONES[cone]
@@ -61,7 +62,7 @@ def sample(mjm, n, seed=0):
     """States and inputs, (n, size) each; the ball touches the tray."""
     rng = np.random.default_rng(seed)
     data = mujoco.MjData(mjm)
-    ball, rows = mjm.joint(1).qposadr[0], {name: [] for name in STATE + INPUTS}
+    rows = {name: [] for name in STATE + INPUTS}
     ball = mjm.jnt_qposadr[mjm.jnt_type == mujoco.mjtJoint.mjJNT_FREE][0]
     while len(rows["qpos"]) < n:
         mujoco.mj_resetData(mjm, data)
@@ -156,3 +157,83 @@ def test_inputs_vjp_vs_central_differences(integrator, cone, nstep):
         assert np.linalg.norm(expected[name].reshape(NUM_STATES, -1), axis=1).min() > 1e-6
         assert np.median(errors) <= 1e-4, (name, errors)
         assert max(errors) <= 3e-3, (name, errors)
+
+
+def test_inputs_left_out():
+    """Fields that are None act as zero forces and the model's own mocap poses, step by step."""
+    mjm = load()
+    physics = Physics(mjm, 2)
+    state = physics.make_state()
+    plain = physics.step(state, wp.zeros((2, 1), dtype=float, device=physics.device))
+    everything = physics.make_inputs()
+    np.testing.assert_allclose(everything.mocap_pos.numpy()[1], mjm.body_pos[[1, 4]], rtol=1e-6)
+    np.testing.assert_allclose(everything.mocap_quat.numpy()[1], mjm.body_quat[[1, 4]], rtol=1e-6)
+    pushed = physics.make_inputs()
+    pushed.qfrc_applied.fill_(1.0)
+    moved = physics.make_inputs()
+    moved.mocap_pos.fill_(1.0)
+    for inputs in (everything, Inputs(everything.ctrl), everything.ctrl):
+        for other in (pushed, moved, Inputs(pushed.ctrl, pushed.qfrc_applied)):
+            qvel = physics.step(state, other).qvel.numpy()
+            assert other is moved or np.abs(qvel - plain.qvel.numpy()).min() > 1e-4
+        after = physics.step(state, inputs)
+        np.testing.assert_array_equal(after.qvel.numpy(), plain.qvel.numpy())
+        np.testing.assert_array_equal(after.qpos.numpy(), plain.qpos.numpy())
+
+
+def test_inputs_gradients_accumulate():
+    """Two steps under the same inputs have the gradient of one step of two substeps."""
+    mjm = load()
+    point = sample(mjm, 2)
+    found = []
+    for nstep in (1, 2):
+        physics = Physics(mjm, 2, nstep=nstep)
+        state, inputs = arrays(point, physics, requires_grad=True)
+        inputs.mocap_quat = None
+        with wp.Tape() as tape:
+            for _ in range(2 // nstep):
+                state = physics.step(state, inputs)
+        state.qvel.grad.fill_(1.0)
+        tape.backward()
+        found.append([x.grad.numpy() for x in inputs.given().values()])
+    for a, b in zip(*found, strict=True):
+        assert np.abs(a).max() > 1e-3
+        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6)
+
+
+def test_inputs_messages():
+    """Wrong arrays, and records that were made for other inputs, are refused by name."""
+    mjm = load()
+    physics = Physics(mjm, 2)
+    state, out = physics.make_state(), physics.make_state()
+    inputs = physics.make_inputs()
+    for field, array, text in (
+        ("qfrc_applied", wp.zeros((2, 3), dtype=float), "qfrc_applied is float32 (2, 3) on"),
+        ("xfrc_applied", wp.zeros((2, 6), dtype=wp.vec3), "it must be spatial_vector"),
+        ("mocap_pos", wp.zeros((2, 1), dtype=wp.vec3), "it must be vec3f (2, 2) on"),
+        ("mocap_quat", wp.zeros((2, 2), dtype=wp.vec4), "it must be quat"),
+        ("mocap_quat", np.zeros((2, 2, 4)), "mocap_quat is a ndarray, not a wp.array"),
+    ):
+        wrong = physics.make_inputs()
+        setattr(wrong, field, array)
+        with pytest.raises(ValueError) as error:
+            physics.step(state, wrong)
+        assert text in str(error.value)
+    with pytest.raises(ValueError, match="record was made for ctrl, not for ctrl, qfrc_applied"):
+        physics.launch_step(state, inputs, out, physics.make_record())
+    record = physics.make_record(Inputs(inputs.ctrl, xfrc_applied=inputs.xfrc_applied))
+    physics.launch_step(state, Inputs(inputs.ctrl, xfrc_applied=inputs.xfrc_applied), out, record)
+    with pytest.raises(ValueError, match="no cotangent of mocap_pos"):
+        adj = Inputs(inputs.ctrl, mocap_pos=inputs.mocap_pos)
+        physics.launch_step_vjp(record, out, physics.make_state(), adj)
+
+
+def test_inputs_refuse_planes_on_mocap_bodies():
+    """A plane that is moved by hand has no gradient; stepping without one is possible."""
+    floor = '<body mocap="true"><geom name="floor" type="plane" size="1 1 1"/></body>'
+    world = f'<worldbody>{floor}<body><freejoint/><geom size="0.1"/></body></worldbody>'
+    physics = Physics(mujoco.MjModel.from_xml_string(f"<mujoco>{world}</mujoco>"))
+    inputs = physics.make_inputs()
+    physics.make_record(Inputs(inputs.ctrl, inputs.qfrc_applied))
+    with pytest.raises(UnsupportedFeature, match="geom 'floor' is a plane on a mocap body"):
+        physics.make_record(inputs)

@@ -13,7 +13,7 @@ from . import private, solver_hessian, tangent
 from .check import check_model
 from .inputs import Inputs, as_inputs, check_arrays, check_mocap, copy_inputs, make_inputs
 from .record import RK4_NODES, RK4_WEIGHTS, Record, Substep, make_substep
-from .tape import StagedStep, TapedStep, active_tape, paused_tape
+from .tape import StagedStep, TapedStep, active_tape, find_staged, paused_tape
 from .vjp import substep_vjp
 from .workspace import Cotangent, Flags, Workspace
 
@@ -107,9 +107,8 @@ class Physics:
             self._scratch = Substep(self.d, ctx.h, ctx.hfactor, ctx.Jaref)
             self._workspace = Workspace(self.m, self.d, self._flags)
         self._unchecked = 0  # steps since the last look at overflows
-        # by the fields of their inputs: of `step` without a tape, of `step` on tapes that are gone
-        self._staged: dict[tuple[str, ...], StagedStep] = {}
-        self._free: dict[tuple[str, ...], list[StagedStep]] = {}
+        self._staged: list[StagedStep] = []  # of `step` without a tape
+        self._free: list[StagedStep] = []  # of `step` on tapes that are gone
 
     def make_state(self, requires_grad: bool = False) -> State:
         """The model's reference configuration `qpos0` at rest, in all worlds."""
@@ -328,22 +327,26 @@ class Physics:
         """
         inputs = as_inputs(ctrl)
         check_arrays(self, state, inputs)
-        key = tuple(inputs.given())
         tape = active_tape()
         out = self.make_state(requires_grad=tape is not None)
         with wp.ScopedDevice(self.device), paused_tape():
             if tape is None:
-                if key not in self._staged:
-                    self._staged[key] = StagedStep(self, inputs, recorded=False)
-                self._staged[key].step(state, inputs, out)
+                staged = find_staged(self._staged, inputs)
+                if staged is None:
+                    staged = StagedStep(self, inputs, recorded=False)
+                    self._staged.append(staged)
+                staged.step(state, inputs, out)
                 self.watch_overflow()
                 return out
-            free = self._free.setdefault(key, [])
-            staged = free.pop() if free else StagedStep(self, inputs, recorded=True)
+            staged = find_staged(self._free, inputs)
+            if staged is None:
+                staged = StagedStep(self, inputs, recorded=True)
+            else:
+                self._free.remove(staged)
             staged.step(state, inputs, out)
             self.watch_overflow()
         taped = TapedStep(self, staged, (state, inputs, out))
-        weakref.finalize(taped, free.append, staged)
+        weakref.finalize(taped, self._free.append, staged)
         arrays = (*state.differentiable(), *inputs.given().values(), *out.differentiable())
         tape.record_func(taped.backward, [a for a in arrays if a.requires_grad and a.size > 0])
         return out

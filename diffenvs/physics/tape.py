@@ -72,6 +72,7 @@ class StagedStep:
         self._record = record = physics.make_record(inputs) if recorded else None
         self._state, self._state_out = physics.make_state(), physics.make_state()
         self._inputs = _like(inputs)
+        self.fields = set(inputs.given())
         self._graph = captured(
             physics.device,
             lambda: physics.launch_step(self._state, self._inputs, self._state_out, record),
@@ -108,6 +109,11 @@ class StagedStep:
             if given.grad is not None and given.size > 0:
                 kernel = accumulate if adj.dtype is wp.float32 else accumulate_vectors
                 wp.launch(kernel, dim=given.shape, inputs=[adj], outputs=[given.grad])
+
+
+def find_staged(among: list[StagedStep], inputs: Inputs) -> StagedStep | None:
+    """One that was made for the fields that these inputs have."""
+    return next((s for s in among if s.fields == inputs.given().keys()), None)
 
 
 class TapedStep:
