@@ -1,4 +1,4 @@
-"""Adjoint of the actuators, and the diagonal of the implicit terms.
+"""Adjoint of plain actuators, and the diagonal of the implicit terms.
 
 Forward, for actuator `k` on a hinge or slide joint with `gear` (its moment, so length `L = gear
 qpos`, velocity `V = gear qvel`) and the clamped control `u`:
@@ -15,7 +15,7 @@ Out: `adj_qpos`, `adj_qvel`, `adj_ctrl`, accumulated:
 
 A derivative with respect to a clamped quantity is zero. `implicit_damping` is the diagonal `E` of
 `integrator_vjp`, built from the same derivatives. Derivation: `DERIVATION.md`, section 7.
-Not covered: activations, other transmissions, gains and biases (`check.py` refuses them).
+Models with any other kind of actuator (`Flags.general_actuation`) go through `actuator_force_vjp`.
 """
 
 import mujoco
@@ -197,14 +197,14 @@ def implicit_damping(m: mjw.Model, flags: Flags, s: Substep, ws: Workspace) -> N
             d.ctrl,
             d.actuator_force,
             flags.implicit_damping,
-            flags.implicit_actuation,
+            flags.implicit_actuation and not flags.general_actuation,
         ],
         outputs=[ws.implicit],
     )
 
 
 def actuator_vjp(m: mjw.Model, flags: Flags, s: Substep, ws: Workspace, adj: Cotangent) -> None:
-    """Adjoint of the actuators' forces."""
+    """Adjoint of the forces of plain actuators."""
     d = s.d
     wp.launch(
         _actuator_vjp,

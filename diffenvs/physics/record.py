@@ -6,7 +6,7 @@ the record, so that retaining costs no copies.
 """
 
 import dataclasses
-from collections.abc import Iterable
+import itertools
 
 import mujoco
 import mujoco_warp as mjw
@@ -42,6 +42,13 @@ DATA_FIELDS = (
     "actuator_velocity",
     "actuator_force",
 )
+# flag of the model: what of Data is retained in addition where it is set
+FEATURE_FIELDS = {
+    "tendon": ("ten_J", "ten_length", "ten_velocity"),
+    "spatial_tendon": ("site_xpos",),
+    "site_actuation": ("site_xpos", "site_xmat"),
+    "actuator_force_limit": ("qfrc_actuator",),
+}
 CONTACT_FIELDS = (
     "dist",
     "pos",
@@ -58,6 +65,13 @@ EFC_FIELDS = ("type", "id", "D", "force")
 
 RK4_NODES = (0.5, 0.5, 1.0)  # of the second to the fourth stage
 RK4_WEIGHTS = (1.0 / 6.0, 1.0 / 3.0, 1.0 / 3.0, 1.0 / 6.0)
+
+
+def data_fields(flags: Flags, inputs: Inputs) -> tuple[str, ...]:
+    """`DATA_FIELDS` and those that only some models or inputs need."""
+    extra = [names for flag, names in FEATURE_FIELDS.items() if getattr(flags, flag)]
+    extra += [tuple(inputs.given()), () if inputs.xfrc_applied is None else ("xipos",)]
+    return tuple(dict.fromkeys(itertools.chain(DATA_FIELDS, *extra)))
 
 
 @dataclasses.dataclass
@@ -90,12 +104,12 @@ class Substep:
         None  # (nworld, nC): M + h E of implicitfast, where E is not diagonal
     )
     rungekutta4: RungeKutta4 | None = None
+    fields: tuple[str, ...] = DATA_FIELDS  # of `d`, that belong to the record
     inputs: tuple[str, ...] = ()  # fields of Inputs that the step is given
 
     def arrays(self) -> list[wp.array]:
         """All that it retains."""
-        found = [getattr(self.d, name) for name in DATA_FIELDS]
-        found += [getattr(self.d, name) for name in _inputs_fields(self.inputs)]
+        found = [getattr(self.d, name) for name in self.fields]
         found += [getattr(self.d.contact, name) for name in CONTACT_FIELDS]
         found += [getattr(self.d.efc, name) for name in EFC_FIELDS]
         found += [self.solver_h, self.solver_hfactor, self.solver_Jaref]
@@ -137,11 +151,11 @@ def make_substep(
     m: mjw.Model, flags: Flags, d: mjw.Data, solver_workspace, inputs: Inputs
 ) -> Substep:
     """Allocates one substep; `inputs` are shared by the substeps of a step."""
-    first = _make_stage(d, solver_workspace, inputs)
+    first = _make_stage(flags, d, solver_workspace, inputs)
     if flags.implicit_matrix:
         first.system_M = wp.zeros_like(d.M)
     if m.opt.integrator == mujoco.mjtIntegrator.mjINT_RK4:
-        stages = [_make_stage(d, solver_workspace, inputs) for _ in RK4_NODES]
+        stages = [_make_stage(flags, d, solver_workspace, inputs) for _ in RK4_NODES]
         for stage in stages:  # the solver of every stage starts where the first one did
             stage.d.qacc_warmstart = first.d.qacc_warmstart
         rates = [first.d.qvel, *(wp.zeros_like(first.d.qvel) for _ in RK4_NODES)]
@@ -155,22 +169,17 @@ def make_substep(
     return first
 
 
-def _inputs_fields(inputs: Iterable[str]) -> tuple[str, ...]:
-    """What to retain of Data for these inputs, besides DATA_FIELDS."""
-    found = [name for name in inputs if name not in DATA_FIELDS]
-    return (*found, "xipos") if "xfrc_applied" in found else tuple(found)
-
-
-def _make_stage(d: mjw.Data, solver_workspace, inputs: Inputs) -> Substep:
+def _make_stage(flags: Flags, d: mjw.Data, solver_workspace, inputs: Inputs) -> Substep:
     def own(struct, names):
         # clones: the simulator sets the poses of static bodies and geoms once, at allocation
         return {name: wp.clone(getattr(struct, name)) for name in names}
 
+    fields = data_fields(flags, inputs)
     view = dataclasses.replace(
         d,
-        **(own(d, DATA_FIELDS + _inputs_fields(inputs.given())) | inputs.given()),
+        **(own(d, fields) | inputs.given()),
         contact=dataclasses.replace(d.contact, **own(d.contact, CONTACT_FIELDS)),
         efc=dataclasses.replace(d.efc, **own(d.efc, EFC_FIELDS)),
     )
-    names = tuple(inputs.given())
-    return Substep(d=view, inputs=names, **solver_hessian.make_retained(solver_workspace))
+    retained = solver_hessian.make_retained(solver_workspace)
+    return Substep(d=view, fields=fields, inputs=tuple(inputs.given()), **retained)
