@@ -93,7 +93,7 @@ MOTOR = '<actuator><motor joint="x"/></actuator>'
     ("joint", "extra", "text"),
     [
         ("", "", "which does nothing where no actuator is enabled: set actuatorgravcomp to false"),
-        ('actuatorfrcrange="-1 1"', MOTOR, "joint 'x' has actuatorgravcomp and actuatorfrcrange"),
+        ('actuatorfrcrange="-1 1"', MOTOR, "joint 'x' has actuatorfrcrange and actuatorgravcomp"),
     ],
 )
 def test_check_refuses_gravcomp_through_actuators(joint, extra, text):
