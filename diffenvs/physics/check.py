@@ -6,7 +6,7 @@ refused: enumerations and flags are compared with the values that are supported,
 `check_model` looks at the whole compiled model and reports everything it found in one message.
 
 Harmless, hence accepted: visual elements, sites, sensors other than geom distances, keyframes, user
-data, tendons that measure only, and mocap bodies (their pose is a constant and gets no gradient).
+data, tendons that measure only, and mocap bodies (their pose is an input, see `inputs.py`).
 """
 
 from collections import defaultdict
@@ -298,18 +298,12 @@ def _fields(mjm: mujoco.MjModel) -> Iterator[str]:
 def _passive_forces(mjm: mujoco.MjModel) -> Iterator[str]:
     """Gravity compensation through actuators, and what of a fluid is not covered."""
     actuation = mjm.nactuator and not mjm.opt.disableflags & int(_DISABLE.mjDSBL_ACTUATION)
-    if mjm.body_gravcomp.any():
+    if mjm.body_gravcomp.any() and not actuation:
         for i in np.flatnonzero(mjm.jnt_actgravcomp).tolist():
-            if mjm.jnt_actfrclimited[i]:
-                yield (
-                    f"{_name(mjm, 'joint', i)} has actuatorgravcomp and actuatorfrcrange: set "
-                    "actuatorgravcomp to false, or actuatorfrclimited to false"
-                )
-            if not actuation:
-                yield (
-                    f"{_name(mjm, 'joint', i)} has actuatorgravcomp, which does nothing where no "
-                    "actuator is enabled: set actuatorgravcomp to false"
-                )
+            yield (
+                f"{_name(mjm, 'joint', i)} has actuatorgravcomp, which does nothing where no "
+                "actuator is enabled: set actuatorgravcomp to false"
+            )
     for field in ("density", "viscosity"):
         if getattr(mjm.opt, field) < 0:
             yield f"option {field} = {getattr(mjm.opt, field):g}: set it to 0 or more"
