@@ -175,18 +175,6 @@ REFUSED = {
         "actuator 'act' couples joints of two branches by a force that depends on velocity",
     ),
     "pid": (lambda: actuator('<pid name="act" joint="h"/>'), "actuator 'act' has actuator_"),
-    "actuator damping": (
-        lambda: actuator('<motor name="act" joint="h" damping="1"/>'),
-        "actuator 'act' has damping: set the damping of its joint instead",
-    ),
-    "actuator dampoly": (
-        lambda: actuator('<motor name="act" joint="h" damping="0 1"/>'),
-        "actuator 'act' has polynomial damping",
-    ),
-    "actuator armature": (
-        lambda: actuator('<motor name="act" joint="h" armature="1"/>'),
-        "actuator 'act' has armature: set the armature of its joint instead",
-    ),
     "delay": (
         lambda: actuator('<motor name="act" joint="h" delay="0.01" nsample="3"/>'),
         "actuator 'act' has a delay: set delay to 0",
