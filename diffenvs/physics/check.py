@@ -17,6 +17,7 @@ import numpy as np
 
 from .check_actuator import check_actuators
 from .check_tendon import tendon_problems
+from .fold import folded
 
 
 class UnsupportedFeature(ValueError):
@@ -25,7 +26,8 @@ class UnsupportedFeature(ValueError):
 
 def check_model(mjm: mujoco.MjModel) -> None:
     """Raise `UnsupportedFeature` with every element of `mjm` that can't be differentiated."""
-    found = [problem for check in _CHECKS for problem in check(mjm)]
+    equivalent = folded(mjm)
+    found = [problem for check in _CHECKS for problem in check(equivalent)]
     if not found:
         return
     name = mjm.names[: mjm.names.index(b"\0")].decode()
@@ -134,14 +136,6 @@ _ONLY = {
     "tendon_plasticadr": ("tendon", -1, "a plastic spring", "set springyield to 0"),
     "tendon_actfrclimited": ("tendon", 0, "actuatorfrcrange", "remove actuatorfrcrange"),
     "actuator_plugin": ("actuator", -1, "a plugin", "remove the plugin"),
-    "actuator_damping": ("actuator", 0, "damping", "set the damping of its joint instead"),
-    "actuator_dampingpoly": (
-        "actuator",
-        0,
-        "polynomial damping",
-        "set the damping of its joint instead",
-    ),
-    "actuator_armature": ("actuator", 0, "armature", "set the armature of its joint instead"),
     "actuator_delay": ("actuator", 0, "a delay", "set delay to 0"),
     "actuator_history": ("actuator", 0, "a history of controls", "set nsample to 0"),
     "actuator_ctrlnum": ("actuator", 1, "several controls or none", "give it one control"),
@@ -197,7 +191,8 @@ _EMPTY = {"nflex": "flex", "nplugin": "plugin"}
 
 # Fields of the elements that move or touch something, besides those of the tables above.
 _FIELDS_FREE = set(
-    """body_gravcomp dof_dampingpoly jnt_stiffnesspoly
+    """actuator_armature actuator_damping actuator_dampingpoly body_gravcomp dof_dampingpoly
+    jnt_stiffnesspoly
     actuator_acc0 actuator_actadr actuator_actearly actuator_actlimited actuator_actnum
     actuator_actrange actuator_biasprm actuator_cranklength actuator_ctrladr actuator_ctrllimited
     actuator_ctrlrange actuator_ctrlspec actuator_dynprm actuator_forcelimited actuator_forcerange

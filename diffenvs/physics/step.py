@@ -11,6 +11,7 @@ import warp as wp
 
 from . import private, solver_hessian, tangent
 from .check import check_model
+from .fold import folded
 from .inputs import Inputs, as_inputs, check_arrays, check_mocap, copy_inputs, make_inputs
 from .record import RK4_NODES, RK4_WEIGHTS, Record, Substep, make_substep
 from .tape import StagedStep, TapedStep, active_tape, find_staged, paused_tape
@@ -97,14 +98,15 @@ class Physics:
         self.device = wp.get_device(device)
         self.nq, self.nv, self.na, self.nu = mjm.nq, mjm.nv, mjm.na, mjm.nu
         with wp.ScopedDevice(self.device):
-            self.m = mjw.put_model(mjm)
+            model = folded(mjm)
+            self.m = mjw.put_model(model)
             self.m.opt.warn_overflow = 0  # check_overflow raises instead
             self.nconmax = min(_most_contacts(mjm, self.m), 64) if nconmax is None else nconmax
             if njmax is None:
                 njmax = min(_most_rows(mjm, self.nconmax), 192)
             self.d = mjw.make_data(mjm, nworld, nconmax=self.nconmax, njmax=njmax)
             self._solver_workspace = ctx = solver_hessian.make_workspace(self.m, self.d)
-            self._flags = Flags.of(mjm, self.m.body_freeadr.size)
+            self._flags = Flags.of(model, self.m.body_freeadr.size)
             if mjm.opt.integrator == _RK4 and _reads_body_velocity(self.m):
                 ctrl = wp.zeros((nworld, self.nu), dtype=float)
                 self._scratch = make_substep(self.m, self._flags, self.d, ctx, ctrl)
