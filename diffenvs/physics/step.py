@@ -109,7 +109,7 @@ class Physics:
             self._flags = Flags.of(model, self.m.body_freeadr.size)
             if mjm.opt.integrator == _RK4 and _reads_body_velocity(self.m):
                 ctrl = wp.zeros((nworld, self.nu), dtype=float)
-                self._scratch = make_substep(self.m, self._flags, self.d, ctx, ctrl)
+                self._scratch = make_substep(self.m, self._flags, self.d, ctx, Inputs(ctrl))
             else:
                 self._scratch = Substep(self.d, ctx.h, ctx.hfactor, ctx.Jaref)
             self._workspace = Workspace(self.m, self.d, self._flags)
@@ -183,8 +183,7 @@ class Physics:
         """
         m, inputs = self.m, as_inputs(ctrl)
         if record is None:
-            view = dataclasses.replace(self.d, **inputs.given())
-            substeps = [dataclasses.replace(self._scratch, d=view)] * self.nstep
+            substeps = [_with_inputs(self._scratch, inputs)] * self.nstep
         else:
             substeps = record.substeps
         with wp.ScopedDevice(self.device), paused_tape():
@@ -357,6 +356,15 @@ class Physics:
         arrays = (*state.differentiable(), *inputs.given().values(), *out.differentiable())
         tape.record_func(taped.backward, [a for a in arrays if a.requires_grad and a.size > 0])
         return out
+
+
+def _with_inputs(s: Substep, inputs: Inputs) -> Substep:
+    """The same substep, that reads these inputs."""
+    rk = s.rungekutta4
+    if rk is not None:
+        rk = dataclasses.replace(rk, stages=[_with_inputs(stage, inputs) for stage in rk.stages])
+    d = dataclasses.replace(s.d, **inputs.given())
+    return dataclasses.replace(s, d=d, rungekutta4=rk)
 
 
 def _copy_state(target, source) -> None:
