@@ -196,7 +196,7 @@ def _run(parser: argparse.ArgumentParser, options: argparse.Namespace) -> int:
                 codes.append(code)
             print()
     if options.save and worst[0] >= 0:
-        np.savez(options.save, **worst[1])
+        np.savez(options.save, allow_pickle=False, **worst[1])
         print(report.how_to_load(options.save, worst[0]))
     return max(codes)
 
