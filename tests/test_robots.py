@@ -62,7 +62,7 @@ def test_gripper_holds(parts):
     [
         ({}, "implicitfast"),
         pytest.param({"feet": "capsule", "actuators": "servo"}, "euler", marks=slow),
-        pytest.param({"feet": "sphere", "hands": False}, "rk4", marks=slow),
+        pytest.param({"feet": "capsule", "hands": False}, "rk4", marks=slow),
         pytest.param({}, "discrete", marks=[slow, later]),
     ],
 )
