@@ -16,6 +16,7 @@ import mujoco
 import numpy as np
 
 from .check_actuator import check_actuators
+from .check_tendon import tendon_problems
 
 
 class UnsupportedFeature(ValueError):
@@ -158,8 +159,8 @@ _TYPES = {
     "actuator_trntype": (
         "actuator",
         _TRN,
-        ("mjTRN_JOINT", "mjTRN_JOINTINPARENT", "mjTRN_SITE"),
-        "drive a joint or a site instead",
+        ("mjTRN_JOINT", "mjTRN_JOINTINPARENT", "mjTRN_TENDON", "mjTRN_SITE"),
+        "drive a joint, a tendon or a site instead",
     ),
     "actuator_dyntype": (
         "actuator",
@@ -334,54 +335,8 @@ def _actuators(mjm: mujoco.MjModel) -> Iterator[str]:
 
 
 def _tendons(mjm: mujoco.MjModel) -> Iterator[str]:
-    implicitfast = mjm.opt.integrator == mujoco.mjtIntegrator.mjINT_IMPLICITFAST
-    wraps = np.isin(
-        mjm.wrap_type, (int(mujoco.mjtWrap.mjWRAP_SPHERE), int(mujoco.mjtWrap.mjWRAP_CYLINDER))
-    )
-    for i in np.flatnonzero(_exerting(mjm)).tolist():
-        adr, name = mjm.tendon_adr[i], _name(mjm, "tendon", i)
-        if wraps[adr : adr + mjm.tendon_num[i]].any():
-            yield f"{name} wraps around a geom: lead it through sites"
-        if not _couples_branches(mjm, i):
-            continue
-        spatial = mjm.tendon_type[i] == int(mujoco.mjtTendon.mjTENDON_SPATIAL)
-        damping = spatial and mjm.tendon_damping[i]
-        if implicitfast and (damping or mjm.tendon_dampingpoly[i].any()):
-            yield (
-                f"{name} has damping that changes, under implicitfast, and couples joints of "
-                "different branches, for which the integrator's matrix has no entry: set "
-                "integrator to Euler, or use a fixed tendon with a linear damping"
-            )
-        if spatial and mjm.tendon_armature[i]:
-            yield (
-                f"{name} (spatial) has armature and couples joints of different branches, for "
-                "which the mass matrix has no entry: set armature to 0"
-            )
-
-
-def _exerting(mjm: mujoco.MjModel) -> np.ndarray:
-    """Which tendons exert a force, (ntendon,)."""
-    found = np.zeros(mjm.ntendon, bool)
-    for name in "stiffness stiffnesspoly damping dampingpoly frictionloss armature limited".split():
-        values = getattr(mjm, f"tendon_{name}")
-        found |= values.reshape(mjm.ntendon, -1).any(axis=1)
-    driven = mjm.actuator_trntype == int(mujoco.mjtTrn.mjTRN_TENDON)
-    found[mjm.actuator_trnid[driven, 0]] = True
-    for ids in (mjm.eq_obj1id, mjm.eq_obj2id):
-        tied = ids[mjm.eq_type == int(mujoco.mjtEq.mjEQ_TENDON)]
-        found[tied[tied >= 0]] = True
-    return found
-
-
-def _couples_branches(mjm: mujoco.MjModel, tenid: int) -> bool:
-    """Whether the mass matrix has no entry for some two dofs of a tendon."""
-    adr = mjm.ten_J_rowadr[tenid]
-    dofs = mjm.ten_J_colind[adr : adr + mjm.ten_J_rownnz[tenid]]
-    above = int(dofs.max(initial=-1))
-    while above >= 0:
-        dofs = dofs[dofs != above]
-        above = int(mjm.dof_parentid[above])
-    return dofs.size > 0
+    for i, problem in tendon_problems(mjm):
+        yield f"{_name(mjm, 'tendon', i)} {problem}"
 
 
 def _contacts(mjm: mujoco.MjModel) -> Iterator[str]:

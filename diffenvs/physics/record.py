@@ -45,6 +45,7 @@ DATA_FIELDS = (
 FEATURE_FIELDS = {
     "tendon": ("ten_J", "ten_length", "ten_velocity"),
     "spatial_tendon": ("site_xpos",),
+    "tendon_wrap": ("ten_wrapadr", "wrap_obj", "wrap_xpos"),
     "site_actuation": ("site_xpos", "site_xmat"),
     "actuator_force_limit": ("qfrc_actuator",),
 }

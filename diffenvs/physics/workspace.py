@@ -71,6 +71,7 @@ class Flags:
     tendon_equality: bool
     spatial_tendon: bool
     spatial_tendon_armature: bool
+    tendon_wrap: bool  # a path leads around a geom
 
     @classmethod
     def of(cls, mjm: mujoco.MjModel, nfree: int) -> "Flags":
@@ -163,6 +164,8 @@ def _tendon_flags(mjm: mujoco.MjModel, enabled: Callable[..., bool]) -> dict[str
         or found["spatial_tendon_armature"]
     )
     found["spatial_tendon"] = found["tendon"] and bool(spatial.any())
+    geoms = (int(mujoco.mjtWrap.mjWRAP_SPHERE), int(mujoco.mjtWrap.mjWRAP_CYLINDER))
+    found["tendon_wrap"] = found["tendon"] and bool(np.isin(mjm.wrap_type, geoms).any())
     return found
 
 
