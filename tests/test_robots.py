@@ -78,7 +78,7 @@ def test_humanoid_gradients(parts, integrator):
     ("parts", "integrator"),
     [
         ({}, "implicitfast"),
-        pytest.param({"actuators": "servo", "fingers": "tendon"}, "implicitfast", marks=later),
+        ({"actuators": "servo", "fingers": "tendon"}, "implicitfast"),
         pytest.param({"actuators": "servo", "fingers": "equality"}, "euler", marks=[slow, later]),
         pytest.param({"fingertips": "sphere", "object": "sphere"}, "rk4", marks=slow),
         pytest.param({"fingertips": "box", "object": "box"}, "euler", marks=[slow, later]),
