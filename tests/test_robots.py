@@ -79,7 +79,7 @@ def test_humanoid_gradients(parts, integrator):
     [
         ({}, "implicitfast"),
         ({"actuators": "servo", "fingers": "tendon"}, "implicitfast"),
-        pytest.param({"actuators": "servo", "fingers": "equality"}, "euler", marks=[slow, later]),
+        pytest.param({"actuators": "servo", "fingers": "equality"}, "euler", marks=slow),
         pytest.param({"fingertips": "sphere", "object": "sphere"}, "rk4", marks=slow),
         pytest.param({"fingertips": "box", "object": "box"}, "euler", marks=[slow, later]),
         pytest.param({}, "discrete", marks=[slow, later]),
