@@ -78,8 +78,7 @@ REFUSED = {
     "rk4": (lambda: build('integrator="RK4"'), "option integrator = mjINT_RK4: set integrator"),
     "implicit": (lambda: build('integrator="implicit"'), "mjINT_IMPLICIT: set integrator"),
     "discrete": (lambda: build('integrator="discrete"'), "mjINT_DISCRETE: set integrator"),
-    "cg": (lambda: build('solver="CG"'), "option solver = mjSOL_CG: set solver to Newton"),
-    "pgs": (lambda: build('solver="PGS"'), "option solver = mjSOL_PGS: set solver to Newton"),
+    "pgs": (lambda: build('solver="PGS"'), "option solver = mjSOL_PGS: set solver to Newton or CG"),
     "noslip": (lambda: build('noslip_iterations="3"'), "option noslip_iterations = 3"),
     "density": (lambda: build('density="1.2"'), "option density = 1.2: set density to 0"),
     "viscosity": (lambda: build('viscosity="0.1"'), "option viscosity = 0.1: set viscosity"),
@@ -87,6 +86,14 @@ REFUSED = {
     "iterations": (lambda: build('iterations="1"'), "option iterations = 1: the adjoint needs"),
     "ls": (lambda: build('ls_iterations="2"'), "option ls_iterations = 2: the adjoint needs"),
     "tolerance": (lambda: build('tolerance="0.01"'), "option tolerance = 0.01: the adjoint"),
+    "cg iterations": (
+        lambda: build('solver="CG" iterations="30"'),
+        "option iterations = 30: the adjoint needs a converged solver, set it to >= 50",
+    ),
+    "cg tolerance": (
+        lambda: build('solver="CG" tolerance="1e-5"'),
+        "option tolerance = 1e-05: the adjoint needs a converged solver, set it to <= 1e-06",
+    ),
     "group": (
         lambda: build(
             'actuatorgroupdisable="2"',

@@ -128,14 +128,14 @@ class Record:
 
 
 def make_substep(
-    m: mjw.Model, flags: Flags, d: mjw.Data, solver_workspace, ctrl: wp.array
+    m: mjw.Model, flags: Flags, d: mjw.Data, solver, ctrl: wp.array
 ) -> Substep:
     """Allocates one substep; `ctrl` is shared by the substeps of a step."""
-    first = _make_stage(d, solver_workspace, ctrl)
+    first = _make_stage(d, solver, ctrl)
     if flags.implicit_matrix:
         first.system_M = wp.zeros_like(d.M)
     if m.opt.integrator == mujoco.mjtIntegrator.mjINT_RK4:
-        stages = [_make_stage(d, solver_workspace, ctrl) for _ in RK4_NODES]
+        stages = [_make_stage(d, solver, ctrl) for _ in RK4_NODES]
         for stage in stages:  # the solver of every stage starts where the first one did
             stage.d.qacc_warmstart = first.d.qacc_warmstart
         rates = [first.d.qvel, *(wp.zeros_like(first.d.qvel) for _ in RK4_NODES)]
@@ -149,7 +149,7 @@ def make_substep(
     return first
 
 
-def _make_stage(d: mjw.Data, solver_workspace, ctrl: wp.array) -> Substep:
+def _make_stage(d: mjw.Data, solver, ctrl: wp.array) -> Substep:
     def own(struct, names):
         # clones: the simulator sets the poses of static bodies and geoms once, at allocation
         return {name: wp.clone(getattr(struct, name)) for name in names}
@@ -160,4 +160,4 @@ def _make_stage(d: mjw.Data, solver_workspace, ctrl: wp.array) -> Substep:
         contact=dataclasses.replace(d.contact, **own(d.contact, CONTACT_FIELDS)),
         efc=dataclasses.replace(d.efc, **own(d.efc, EFC_FIELDS)),
     )
-    return Substep(d=view, **solver_hessian.make_retained(solver_workspace))
+    return Substep(d=view, **solver_hessian.make_retained(solver))

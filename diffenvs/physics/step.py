@@ -95,14 +95,16 @@ class Physics:
         self.device = wp.get_device(device)
         self.nq, self.nv, self.na, self.nu = mjm.nq, mjm.nv, mjm.na, mjm.nu
         with wp.ScopedDevice(self.device):
-            self.m = mjw.put_model(mjm)
+            newton = solver_hessian.newton_model(mjm)
+            self.m = mjw.put_model(newton)
             self.m.opt.warn_overflow = 0  # check_overflow raises instead
             self.nconmax = min(_most_contacts(mjm, self.m), 64) if nconmax is None else nconmax
             if njmax is None:
                 njmax = min(_most_rows(mjm, self.nconmax), 192)
-            self.d = mjw.make_data(mjm, nworld, nconmax=self.nconmax, njmax=njmax)
-            self._solver_workspace = ctx = solver_hessian.make_workspace(self.m, self.d)
+            self.d = mjw.make_data(newton, nworld, nconmax=self.nconmax, njmax=njmax)
+            self._solver = solver_hessian.Solver(self.m, self.d, mjm.opt.solver)
             self._flags = Flags.of(mjm, self.m.body_freeadr.size)
+            ctx = self._solver.ctx
             self._scratch = Substep(self.d, ctx.h, ctx.hfactor, ctx.Jaref)
             self._workspace = Workspace(self.m, self.d)
         self._unchecked = 0  # steps since the last look at overflows
@@ -129,7 +131,7 @@ class Physics:
             ctrl = wp.zeros((self.nworld, self.nu), dtype=float)
             return Record(
                 substeps=[
-                    make_substep(self.m, self._flags, self.d, self._solver_workspace, ctrl)
+                    make_substep(self.m, self._flags, self.d, self._solver, ctrl)
                     for _ in range(self.nstep)
                 ],
                 qvel_next=wp.zeros((self.nworld, self.nv), dtype=float),
@@ -153,7 +155,7 @@ class Physics:
             _copy_state(substeps[0].d, state)
             wp.copy(substeps[0].d.ctrl, ctrl)
             for i, s in enumerate(substeps):
-                _forward(m, s, self._solver_workspace, retain=record is not None)
+                _forward(m, s, self._solver, retain=record is not None)
                 if s.system_M is not None:
                     mjw.deriv_smooth_vel(m, s.d, s.system_M)
                 after = state_out if i + 1 == self.nstep else substeps[i + 1].d
@@ -162,7 +164,7 @@ class Physics:
                 fields = {name: getattr(after, name) for name in _STATE_FIELDS}
                 into = dataclasses.replace(s.d, **fields)
                 if s.rungekutta4 is not None:
-                    _rungekutta4(m, s, into, self._solver_workspace)
+                    _rungekutta4(m, s, into, self._solver)
                 else:
                     _INTEGRATE[int(m.opt.integrator)](m, into)
             if record is not None:
@@ -329,7 +331,7 @@ def _copy_state(target, source) -> None:
             wp.copy(to, given)
 
 
-def _forward(m: mjw.Model, s: Substep, solver_workspace, retain: bool) -> None:
+def _forward(m: mjw.Model, s: Substep, solver, retain: bool) -> None:
     """`mujoco_warp.forward` without sensors, energy and sleep; the Hessian is kept if `retain`."""
     d = s.d
     mjw.fwd_position(m, d, factorize=False)
@@ -338,10 +340,10 @@ def _forward(m: mjw.Model, s: Substep, solver_workspace, retain: bool) -> None:
     mjw.fwd_acceleration(m, d, factorize=True)
     if retain:
         solver_hessian.solve_and_retain(
-            m, d, solver_workspace, s.solver_h, s.solver_hfactor, s.solver_Jaref
+            m, d, solver, s.solver_h, s.solver_hfactor, s.solver_Jaref
         )
     else:
-        solver_hessian.solve(m, d, solver_workspace)
+        solver_hessian.solve(d, solver)
 
 
 _INTEGRATE = {
@@ -351,7 +353,7 @@ _INTEGRATE = {
 }
 
 
-def _rungekutta4(m: mjw.Model, s: Substep, into: mjw.Data, solver_workspace) -> None:
+def _rungekutta4(m: mjw.Model, s: Substep, into: mjw.Data, solver) -> None:
     """`mujoco_warp.rungekutta4` with every stage on memory of its own; see `rungekutta4_vjp`."""
     d, rk = s.d, s.rungekutta4
     act_dot_mean = rk.act_dot_mean if m.na else None
@@ -370,7 +372,7 @@ def _rungekutta4(m: mjw.Model, s: Substep, into: mjw.Data, solver_workspace) -> 
         node, here = RK4_NODES[i - 1], stage.d
         displaced = dataclasses.replace(previous, qpos=here.qpos, qvel=here.qvel, act=here.act)
         private.rk_perturb_state(m, displaced, node, d.qpos, d.qvel, rk.rates[i - 1], d.act)
-        _forward(m, stage, solver_workspace, retain=True)
+        _forward(m, stage, solver, retain=True)
         private.watch_overflow(m, here)
         wp.launch(
             private.rk_correct_velocity,
