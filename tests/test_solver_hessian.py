@@ -22,12 +22,13 @@ def _load(name: str, cone: str, solver: str = "NEWTON") -> mujoco.MjModel:
     return mjm
 
 
-def _recorded(mjm: mujoco.MjModel, n: int):
-    """n contact-rich worlds after one recorded step."""
+def _recorded(mjm: mujoco.MjModel, n: int, disable: int = 0):
+    """n contact-rich worlds after one recorded step, with an option disabled."""
     if mjm.nv > 32:
         states = feature_models.states(mjm, n)
     else:
         states = contact_rich_states(mjm, n, seed=0)
+    mjm.opt.disableflags |= disable
     physics = Physics(mjm, n)
     state, out, record = physics.make_state(), physics.make_state(), physics.make_record()
     state.qpos.assign(states.qpos.astype(np.float32))
@@ -138,10 +139,9 @@ def test_retained_factor_vs_hessian():
 
 @pytest.mark.parametrize("solver", ["NEWTON", "CG"])
 def test_retained_hessian_without_constraints(solver):
-    """Where nothing touches, and where constraints are disabled, h is the inertia matrix."""
-    mjm = _load("arm", "pyramidal", solver)
-    mjm.opt.disableflags |= int(mujoco.mjtDisableBit.mjDSBL_CONSTRAINT)
-    physics, record = _recorded(mjm, 40)
+    """Where constraints are disabled, h is the inertia matrix."""
+    disable = int(mujoco.mjtDisableBit.mjDSBL_CONSTRAINT)
+    physics, record = _recorded(_load("ant", "pyramidal", solver), 40, disable)
     assert not record.substeps[-1].d.nefc.numpy().any()
     assert _relative_errors(physics, record).max() < 1e-6
 

@@ -64,8 +64,9 @@ _OPTIONS = {
             mujoco.mjtIntegrator.mjINT_EULER,
             mujoco.mjtIntegrator.mjINT_RK4,
             mujoco.mjtIntegrator.mjINT_IMPLICITFAST,
+            mujoco.mjtIntegrator.mjINT_DISCRETE,
         ),
-        "set integrator to Euler, RK4 or implicitfast",
+        "set integrator to Euler, RK4, implicitfast or discrete",
     ),
     "solver": (
         (mujoco.mjtSolver.mjSOL_NEWTON, mujoco.mjtSolver.mjSOL_CG),

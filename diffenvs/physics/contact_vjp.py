@@ -26,7 +26,7 @@ import mujoco
 import mujoco_warp as mjw
 import warp as wp
 
-from .constraint_vjp import kappa, kbip
+from .constraint_vjp import RowCoefficients, position_cotangent, row_coefficients
 from .record import Substep
 from .spatial import ang, force_cross, vec5, velocity_at, wrench
 from .workspace import Flags, Workspace
@@ -71,6 +71,14 @@ class _Geometry:
 
 
 @wp.func
+def _in_frame(n: wp.vec3, e2: wp.vec3, e3: wp.vec3, d: wp.vec3, w: wp.vec3) -> vec6:
+    """A relative velocity and rotation in the basis of a contact's frame."""
+    return vec6(
+        wp.dot(n, d), wp.dot(e2, d), wp.dot(e3, d), wp.dot(n, w), wp.dot(e2, w), wp.dot(e3, w)
+    )
+
+
+@wp.func
 def _pyramidal_rows(
     dim: int,
     friction: vec5,
@@ -79,8 +87,8 @@ def _pyramidal_rows(
     force: wp.array[float],
     Jaref: wp.array[float],
     y: vec6,
-    p: wp.vec4,
-    pos: float,
+    v: vec6,
+    c: RowCoefficients,
 ) -> _Rows:
     """Rows `n +- friction_k e_k`, active where the residual is negative (dim 1: the normal)."""
     rows = _Rows()
@@ -92,11 +100,13 @@ def _pyramidal_rows(
             mu_k = friction[k - 1] * (1.0 - 2.0 * float(i & 1))
         if Jaref[first + i] < 0.0:
             y_row = y[0]
+            v_row = v[0]
             if dim > 1:
                 y_row += mu_k * y[k]
+                v_row += mu_k * v[k]
             f = force[first + i]
             g = D[first + i] * y_row
-            gw = p[1] * g
+            gw = c.vel * g
             rows.mu[0] -= f
             rows.a[0] += g
             rows.v[0] += gw
@@ -104,7 +114,7 @@ def _pyramidal_rows(
                 rows.mu[k] -= mu_k * f
                 rows.a[k] += mu_k * g
                 rows.v[k] += mu_k * gw
-            rows.kappa += kappa(p, pos, g, y_row * f)
+            rows.kappa += position_cotangent(c, v_row, g, y_row * f)
     return rows
 
 
@@ -118,8 +128,8 @@ def _elliptic_rows(
     force: wp.array[float],
     Jaref: wp.array[float],
     y: vec6,
-    p: wp.vec4,
-    pos: float,
+    v: vec6,
+    c: RowCoefficients,
 ) -> _Rows:
     """Normal and friction rows, coupled by the cone where the contact slides."""
     rows = _Rows()
@@ -157,9 +167,9 @@ def _elliptic_rows(
         f = force[first + k]
         rows.mu[k] = -f
         rows.a[k] = g[k]
-        rows.v[k] = p[1] * g[k]
+        rows.v[k] = wp.where(k == 0, c.vel, c.vel_friction) * g[k]
         yf += y[k] * f
-    rows.kappa = kappa(p, pos, g[0], yf)
+    rows.kappa = position_cotangent(c, v[0], g[0], yf)
     return rows
 
 
@@ -299,8 +309,11 @@ def _contact_vjp(
     Jaref_in: wp.array2d[float],
     # In:
     elliptic: bool,
+    discrete: bool,
     mu_body_in: wp.array2d[wp.spatial_vector],
     a_body_in: wp.array2d[wp.spatial_vector],
+    point_in: wp.array[wp.vec3],
+    rotation_in: wp.array[wp.vec3],
     # Out:
     x_mu_io: wp.array2d[wp.spatial_vector],
     x_a_io: wp.array2d[wp.spatial_vector],
@@ -344,18 +357,16 @@ def _contact_vjp(
 
         d_mu = velocity_at(mu2, p2) - velocity_at(mu1, p1)
         w_mu = ang(mu2) - ang(mu1)
-        y = vec6(
-            wp.dot(n, d_mu),
-            wp.dot(e2, d_mu),
-            wp.dot(e3, d_mu),
-            wp.dot(n, w_mu),
-            wp.dot(e2, w_mu),
-            wp.dot(e3, w_mu),
-        )
+        d_v = velocity_at(v2, p2) - velocity_at(v1, p1)
+        w_v = ang(v2) - ang(v1)
+        y = _in_frame(n, e2, e3, d_mu, w_mu)
         dist = contact_dist_in[conid]
         depth = dist - contact_includemargin_in[conid]
         friction = contact_friction_in[conid]
-        p = kbip(opt_disableflags, h, contact_solref_in[conid], contact_solimp_in[conid], depth)
+        solref = contact_solref_in[conid]
+        solimp = contact_solimp_in[conid]
+        c = row_coefficients(discrete, opt_disableflags, h, solref, solimp, depth)
+        v = _in_frame(n, e2, e3, d_v, w_v)
         rows = _Rows()
         if elliptic and dim > 1:
             rows = _elliptic_rows(
@@ -367,8 +378,8 @@ def _contact_vjp(
                 efc_force_in[worldid],
                 Jaref_in[worldid],
                 y,
-                p,
-                depth,
+                v,
+                c,
             )
         else:
             rows = _pyramidal_rows(
@@ -379,8 +390,8 @@ def _contact_vjp(
                 efc_force_in[worldid],
                 Jaref_in[worldid],
                 y,
-                p,
-                depth,
+                v,
+                c,
             )
 
         f_mu = n * rows.mu[0] + e2 * rows.mu[1] + e3 * rows.mu[2]
@@ -391,12 +402,14 @@ def _contact_vjp(
         t_v = n * rows.v[3] + e2 * rows.v[4] + e3 * rows.v[5]
 
         w_a = ang(a2) - ang(a1)
-        w_v = ang(v2) - ang(v1)
         P = wp.cross(f_mu, w_mu) + wp.cross(f_a, w_a) + wp.cross(f_v, w_v)
         N = wp.cross(f_mu, d_mu)
         N += wp.cross(f_a, velocity_at(a2, p2) - velocity_at(a1, p1))
-        N += wp.cross(f_v, velocity_at(v2, p2) - velocity_at(v1, p1))
+        N += wp.cross(f_v, d_v)
         N += wp.cross(t_mu, w_mu) + wp.cross(t_a, w_a) + wp.cross(t_v, w_v)
+        if discrete:
+            P += point_in[conid]
+            N += rotation_in[conid]
 
         type1 = geom_type[geom[0]]
         type2 = geom_type[geom[1]]
@@ -483,8 +496,11 @@ def contact_vjp(m: mjw.Model, flags: Flags, s: Substep, ws: Workspace) -> None:
             d.efc.force,
             s.solver_Jaref,
             flags.elliptic,
+            flags.discrete,
             ws.mu,
             ws.a,
+            ws.contact_point,
+            ws.contact_rotation,
         ],
         outputs=[ws.x_mu, ws.x_a, ws.x_v, ws.y],
     )

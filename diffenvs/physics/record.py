@@ -40,6 +40,7 @@ DATA_FIELDS = (
     "actuator_velocity",
     "actuator_force",
 )
+DISCRETE_FIELDS = ("qH", "crb")  # in addition, of the integrator discrete
 CONTACT_FIELDS = (
     "dist",
     "pos",
@@ -88,10 +89,11 @@ class Substep:
         None  # (nworld, nC): M + h E of implicitfast, where E is not diagonal
     )
     rungekutta4: RungeKutta4 | None = None
+    fields: tuple[str, ...] = DATA_FIELDS  # of `d` that are its own
 
     def arrays(self) -> list[wp.array]:
         """All that it retains."""
-        found = [getattr(self.d, name) for name in DATA_FIELDS]
+        found = [getattr(self.d, name) for name in self.fields]
         found += [getattr(self.d.contact, name) for name in CONTACT_FIELDS]
         found += [getattr(self.d.efc, name) for name in EFC_FIELDS]
         found += [self.solver_h, self.solver_hfactor, self.solver_Jaref]
@@ -131,11 +133,11 @@ def make_substep(
     m: mjw.Model, flags: Flags, d: mjw.Data, solver, ctrl: wp.array
 ) -> Substep:
     """Allocates one substep; `ctrl` is shared by the substeps of a step."""
-    first = _make_stage(d, solver, ctrl)
+    first = _make_stage(flags, d, solver, ctrl)
     if flags.implicit_matrix:
         first.system_M = wp.zeros_like(d.M)
     if m.opt.integrator == mujoco.mjtIntegrator.mjINT_RK4:
-        stages = [_make_stage(d, solver, ctrl) for _ in RK4_NODES]
+        stages = [_make_stage(flags, d, solver, ctrl) for _ in RK4_NODES]
         for stage in stages:  # the solver of every stage starts where the first one did
             stage.d.qacc_warmstart = first.d.qacc_warmstart
         rates = [first.d.qvel, *(wp.zeros_like(first.d.qvel) for _ in RK4_NODES)]
@@ -149,15 +151,16 @@ def make_substep(
     return first
 
 
-def _make_stage(d: mjw.Data, solver, ctrl: wp.array) -> Substep:
+def _make_stage(flags: Flags, d: mjw.Data, solver, ctrl: wp.array) -> Substep:
     def own(struct, names):
         # clones: the simulator sets the poses of static bodies and geoms once, at allocation
         return {name: wp.clone(getattr(struct, name)) for name in names}
 
+    fields = DATA_FIELDS + (DISCRETE_FIELDS if flags.discrete else ())
     view = dataclasses.replace(
         d,
-        **(own(d, DATA_FIELDS) | {"ctrl": ctrl}),
+        **(own(d, fields) | {"ctrl": ctrl}),
         contact=dataclasses.replace(d.contact, **own(d.contact, CONTACT_FIELDS)),
         efc=dataclasses.replace(d.efc, **own(d.efc, EFC_FIELDS)),
     )
-    return Substep(d=view, **solver_hessian.make_retained(solver))
+    return Substep(d=view, fields=fields, **solver_hessian.make_retained(solver))

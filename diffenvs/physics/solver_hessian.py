@@ -6,6 +6,8 @@ solver on a workspace whose Hessian `h`, Cholesky factor `hfactor` (nv > 32 only
 
     H = M + J^T D_active J  (+ the curvature of elliptic cones that slide).
 
+The integrator `discrete` has M + h B + h^2 K in place of M; its diagonal is that of `Data.qH`.
+
 The CG solver has no Hessian: it is assembled and factored once, at the solution. Model and data are
 made for Newton (whose paddings and lists of rows that takes), and only the solver is told that it
 is CG.
@@ -142,7 +144,7 @@ def solve_and_retain(
             m.M_rownnz,
             m.M_rowadr,
             d.nefc,
-            d.M,
+            d.qH if m.opt.integrator == mujoco.mjtIntegrator.mjINT_DISCRETE else d.M,
             d.efc.J_rownnz,
             d.efc.J_rowadr,
             d.efc.J_colind,

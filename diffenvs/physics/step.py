@@ -350,6 +350,7 @@ _INTEGRATE = {
     int(mujoco.mjtIntegrator.mjINT_EULER): mjw.euler,
     int(mujoco.mjtIntegrator.mjINT_IMPLICITFAST): mjw.implicit,
     int(mujoco.mjtIntegrator.mjINT_RK4): mjw.rungekutta4,
+    int(mujoco.mjtIntegrator.mjINT_DISCRETE): mjw.discrete,
 }
 
 

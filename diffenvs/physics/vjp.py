@@ -15,6 +15,7 @@ import warp as wp
 from .actuator_vjp import actuator_vjp, passive_vjp
 from .constraint_vjp import limit_vjp
 from .contact_vjp import contact_vjp
+from .discrete_vjp import discrete_vjp
 from .integrator_vjp import next_position_vjp, velocity_solve_vjp
 from .record import Substep
 from .rungekutta4_vjp import rungekutta4_vjp
@@ -62,5 +63,7 @@ def forward_vjp(
         actuator_vjp(m, flags, s, ws, adj)
     passive_vjp(m, flags, s, ws, adj)
     limit_vjp(m, flags, s, ws, adj)
+    if flags.discrete:
+        discrete_vjp(m, flags, s, ws, adj)
     contact_vjp(m, flags, s, ws)
     sweep_vjp(m, flags, s, ws, adj)

@@ -21,6 +21,7 @@ class Flags:
     """What of the adjoint a model needs; constants of a captured graph."""
 
     implicitfast: bool
+    discrete: bool
     elliptic: bool
     gravity: bool
     spring: bool
@@ -50,7 +51,8 @@ class Flags:
         else:
             implicit = enabled(_DSBL.mjDSBL_EULERDAMP, _DSBL.mjDSBL_DAMPER)
             implicit_damping = implicit
-        if mjm.opt.integrator == mujoco.mjtIntegrator.mjINT_RK4:
+        discrete = mjm.opt.integrator == mujoco.mjtIntegrator.mjINT_DISCRETE
+        if discrete or mjm.opt.integrator == mujoco.mjtIntegrator.mjINT_RK4:
             implicit = implicit_damping = False
         implicit_actuation = implicitfast and actuation and mjm.nu > 0
         free_bodies = implicitfast and implicit and nfree > 0
@@ -69,6 +71,7 @@ class Flags:
         pair = pair or implicit_matrix
         return cls(
             implicitfast=implicitfast,
+            discrete=discrete,
             elliptic=mjm.opt.cone == mujoco.mjtCone.mjCONE_ELLIPTIC,
             gravity=enabled(_DSBL.mjDSBL_GRAVITY),
             spring=spring,
@@ -128,6 +131,9 @@ class Workspace:
         x_ten_*: coefficients of phi on these, on `ten_velocity` and on `ten_length`; every force
             that acts along a tendon adds its own, `tendon_vjp` carries them to joints and bodies.
         system: view of Data whose M is the integrator's matrix.
+        contact_point, contact_rotation: cotangents of contact points and of rotations of their
+            frames, (naconmax,); adj_M, adj_qH: of the diagonals of M and qH, (nworld, nv). See
+            `discrete_vjp`; empty for other integrators.
     """
 
     mu: wp.array
@@ -173,6 +179,11 @@ class Workspace:
         self.system = dataclasses.replace(
             d, M=wp.zeros_like(d.M), qLD=wp.zeros_like(d.qLD), qLDiagInv=wp.zeros_like(d.qLDiagInv)
         )
+        discrete = m.opt.integrator == mujoco.mjtIntegrator.mjINT_DISCRETE
+        self.contact_point = wp.zeros(discrete * d.naconmax, dtype=wp.vec3)
+        self.contact_rotation = wp.zeros_like(self.contact_point)
+        self.adj_M = wp.zeros((discrete * d.nworld, m.nv), dtype=float)
+        self.adj_qH = wp.zeros_like(self.adj_M)
         self.rungekutta4: RungeKutta4 | None = None
         if m.opt.integrator == mujoco.mjtIntegrator.mjINT_RK4:
             self.rungekutta4 = RungeKutta4(
