@@ -17,7 +17,9 @@ ASSETS = pathlib.Path(gymnasium.__file__).parent / "envs" / "mujoco" / "assets"
 SPHERE, BOX = 'size="0.1"', 'type="box" size="0.1 0.1 0.1"'
 CYLINDER = 'type="cylinder" size="0.1 0.1"'
 ELLIPSOID = 'type="ellipsoid" size="0.1 0.2 0.1"'
-TETRAHEDRON = 'vertex="0 0 0  0.1 0 0  0 0.1 0  0 0 0.1"'
+CAPSULE = 'type="capsule" size="0.1 0.1"'
+MESH = 'type="mesh" mesh="rock"'
+ROCK = '<mesh name="rock" vertex="0 0 0  0.1 0 0  0 0.1 0  0 0 0.1"/>'
 
 
 def build(option="", joint="", tip=SPHERE, geom="", world="", asset="", extra="", body=""):
@@ -75,7 +77,6 @@ def message(mjm):
 
 
 REFUSED = {
-    "rk4": (lambda: build('integrator="RK4"'), "option integrator = mjINT_RK4: set integrator"),
     "implicit": (lambda: build('integrator="implicit"'), "mjINT_IMPLICIT: set integrator"),
     "discrete": (lambda: build('integrator="discrete"'), "mjINT_DISCRETE: set integrator"),
     "pgs": (lambda: build('solver="PGS"'), "option solver = mjSOL_PGS: set solver to Newton or CG"),
@@ -238,23 +239,17 @@ REFUSED = {
         lambda: build('integrator="implicitfast"', extra=OFF.format("actuation")),
         "option disableflags, mjDSBL_ACTUATION with implicitfast: mujoco_warp then treats",
     ),
-    "sphere-box": (
-        lambda: build(world=falling(BOX)),
-        "geom 'other' (box) can collide with geom 'tip' (sphere): replace it by spheres or caps",
+    "capsule-box": (
+        lambda: build(tip=CAPSULE, world=falling(BOX)),
+        "geom 'other' (box) can collide with geom 'tip' (capsule): replace it by spheres, caps",
     ),
-    "cylinder": (
-        lambda: build(world=falling(CYLINDER)),
-        "geom 'other' (cylinder) can collide with geom 'floor' (plane), geom 'tip' (sphere):",
+    "capsule-cylinder": (
+        lambda: build(tip=CAPSULE, world=falling(CYLINDER)),
+        "geom 'other' (cylinder) can collide with geom 'tip' (capsule): replace it by",
     ),
-    "ellipsoid": (
-        lambda: build(world=falling(ELLIPSOID)),
-        "geom 'other' (ellipsoid) can collide with geom 'floor' (plane), geom 'tip' (sphere):",
-    ),
-    "mesh": (
-        lambda: build(
-            asset=f'<mesh name="rock" {TETRAHEDRON}/>', world=falling('type="mesh" mesh="rock"')
-        ),
-        "geom 'other' (mesh) can collide with geom 'floor' (plane), geom 'tip' (sphere):",
+    "box-mesh": (
+        lambda: build(tip=BOX, asset=ROCK, world=falling(MESH)),
+        "geom 'other' (mesh) can collide with geom 'tip' (box): replace it by",
     ),
     "hfield": (
         lambda: build(
@@ -277,17 +272,17 @@ REFUSED = {
     ),
     "parent and child": (
         lambda: build(
-            world='<body><joint/><geom name="up" size="0.1"/><body><joint/>'
+            world='<body><joint/><geom name="up" type="capsule" size="0.1 1"/><body><joint/>'
             '<geom name="down" type="cylinder" size="0.1 0.1" contype="2" conaffinity="1"/>'
             "</body></body>",
+            tip=CAPSULE,
             extra='<option><flag filterparent="disable"/></option>',
         ),
-        "geom 'down' (cylinder) can collide with geom 'floor' (plane), geom 'tip' (sphere), "
-        "geom 'up' (sphere)",
+        "geom 'down' (cylinder) can collide with geom 'tip' (capsule), geom 'up' (capsule)",
     ),
     "unnamed": (
-        lambda: build(world=falling(ELLIPSOID, "").replace('name=""', "")),
-        "geom 2 (unnamed) (ellipsoid) can collide with",
+        lambda: build(tip=CAPSULE, world=falling(CYLINDER, "").replace('name=""', "")),
+        "geom 2 (unnamed) (cylinder) can collide with",
     ),
     "slippery": (
         lambda: build(geom='friction="0.05"', extra='<default><geom friction="0"/></default>'),
@@ -404,7 +399,8 @@ def test_check_refuses_unknown_field(monkeypatch):
 
 def test_check_lists_everything():
     """One message names the model and all of its offending elements."""
-    text = message(build('integrator="RK4" density="1"', joint='frictionloss="1" stiffness="1 2"'))
+    options = 'integrator="implicit" density="1"'
+    text = message(build(options, joint='frictionloss="1" stiffness="1 2"'))
     assert text.startswith("model 'tiny' has 4 features without a gradient in diffenvs:\n")
     assert len(re.findall(r"^  - ", text, flags=re.MULTILINE)) == 4
 
@@ -442,6 +438,17 @@ ACCEPTED = {
     ),
     "frictionless pair": lambda: build(
         extra='<contact><pair geom1="tip" geom2="floor" condim="1" friction="0"/></contact>'
+    ),
+    "sphere with cylinder": lambda: build(world=falling(CYLINDER)),
+    "sphere with box": lambda: build(world=falling(BOX)),
+    "sphere with mesh": lambda: build(asset=ROCK, world=falling(MESH)),
+    "ellipsoid with box": lambda: build(tip=BOX, world=falling(ELLIPSOID)),
+    "capsule with ellipsoid": lambda: build(tip=CAPSULE, world=falling(ELLIPSOID)),
+    "box with mesh, one point": lambda: build(
+        tip=BOX,
+        asset=ROCK,
+        world=falling(MESH),
+        extra='<option><flag multiccd="disable"/></option>',
     ),
     "disabled contact": lambda: build(
         extra='<option><flag contact="disable"/></option>',
@@ -495,7 +502,7 @@ def test_check_accepts_feature_models(name, integrator, cone):
     check_model(feature_models.load(name, integrator, cone))
 
 
-# What stands in the way once the integrator is implicitfast.
+# What stands in the way.
 GYMNASIUM = {
     "ant": [],
     "half_cheetah": [],
@@ -504,7 +511,7 @@ GYMNASIUM = {
     "humanoidstandup": ["option solver = mjSOL_PGS"],
     "inverted_double_pendulum": [],
     "inverted_pendulum": [],
-    "pusher_v5": ["geom 18 (unnamed) (cylinder) can collide with geom 'table' (plane)"],
+    "pusher_v5": ["geom 18 (unnamed) (cylinder) can collide with geom 13 (unnamed) (capsule)"],
     "reacher": [],
     "swimmer": ["option density = 4000.0", "option viscosity = 0.1"],
     "walker2d_v5": [],
@@ -515,9 +522,6 @@ GYMNASIUM = {
 def test_check_gymnasium_models(name):
     """Of Gymnasium's eleven models seven pass; the others are refused for stated reasons."""
     mjm = mujoco.MjModel.from_xml_path(str(ASSETS / f"{name}.xml"))
-    if mjm.opt.integrator == mujoco.mjtIntegrator.mjINT_RK4:
-        assert "option integrator = mjINT_RK4" in message(mjm)
-    mjm.opt.integrator = mujoco.mjtIntegrator.mjINT_IMPLICITFAST
     expected = GYMNASIUM[name]
     if not expected:
         check_model(mjm)

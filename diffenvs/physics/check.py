@@ -45,17 +45,26 @@ _MAX_TOLERANCE_CG = 1e-6
 # so does the gradient's error: 1e-3 at 0.1, 1e-1 at 0.02.
 _MIN_PYRAMID_FRICTION = 0.1
 
-_PAIRS = {
-    frozenset(pair)
-    for pair in (
-        (_GEOM.mjGEOM_PLANE, _GEOM.mjGEOM_SPHERE),
-        (_GEOM.mjGEOM_PLANE, _GEOM.mjGEOM_CAPSULE),
-        (_GEOM.mjGEOM_PLANE, _GEOM.mjGEOM_BOX),
-        (_GEOM.mjGEOM_SPHERE, _GEOM.mjGEOM_SPHERE),
-        (_GEOM.mjGEOM_SPHERE, _GEOM.mjGEOM_CAPSULE),
-        (_GEOM.mjGEOM_CAPSULE, _GEOM.mjGEOM_CAPSULE),
-    )
-}
+
+def _pairs(names: str) -> set[frozenset[mujoco.mjtGeom]]:
+    """Kinds of geoms that may touch, from `kind-kind kind-kind ...`."""
+    kinds = {k.removeprefix("mjGEOM_").lower(): v for k, v in _GEOM.__members__.items()}
+    return {frozenset(kinds[kind] for kind in pair.split("-")) for pair in names.split()}
+
+
+_SIMPLE_PAIRS = _pairs(
+    "plane-sphere plane-capsule plane-box sphere-sphere sphere-capsule capsule-capsule"
+)
+_PAIRS = _SIMPLE_PAIRS | _pairs(
+    """plane-ellipsoid plane-cylinder plane-mesh sphere-ellipsoid sphere-cylinder sphere-box
+    sphere-mesh capsule-ellipsoid ellipsoid-ellipsoid ellipsoid-cylinder ellipsoid-box
+    ellipsoid-mesh"""
+)
+# Faces and edges on both sides, which mujoco_warp clips against each other unless told not to.
+_CLIPPED_PAIRS = _pairs(
+    """capsule-cylinder capsule-mesh cylinder-cylinder cylinder-box cylinder-mesh box-mesh
+    mesh-mesh"""
+)
 
 # field of opt: (values accepted, what to do instead)
 _OPTIONS = {
@@ -339,17 +348,18 @@ def _reads_unclamped_ctrl(mjm: mujoco.MjModel, i: int) -> bool:
 
 def _contacts(mjm: mujoco.MjModel) -> Iterator[str]:
     partners = defaultdict(list)
+    accepted = _PAIRS
+    if mjm.opt.disableflags & int(_DISABLE.mjDSBL_MULTICCD):
+        accepted = accepted | _CLIPPED_PAIRS
     for a, b in colliding_pairs(mjm):
-        kinds = frozenset((_GEOM(mjm.geom_type[a]), _GEOM(mjm.geom_type[b])))
-        if kinds not in _PAIRS:
+        if _kinds(mjm, a, b) not in accepted:
             first, second = (a, b) if mjm.geom_type[a] >= mjm.geom_type[b] else (b, a)
             partners[first].append(second)
     for geom, others in partners.items():
         with_ = ", ".join(_geom(mjm, other) for other in sorted(others))
         yield (
-            f"{_geom(mjm, geom)} can collide with {with_}: replace it by spheres or capsules "
-            "(a box may touch planes only), or rule the contact out by contype, conaffinity or "
-            "<exclude>"
+            f"{_geom(mjm, geom)} can collide with {with_}: replace it by spheres, capsules or "
+            "ellipsoids, or rule the contact out by contype, conaffinity or <exclude>"
         )
     yield from _slippery(mjm)
     distances = ("mjSENS_GEOMDIST", "mjSENS_GEOMNORMAL", "mjSENS_GEOMFROMTO")
@@ -420,6 +430,15 @@ def colliding_pairs(mjm: mujoco.MjModel) -> list[tuple[int, int]]:
     pairs = set(zip(a[keep].tolist(), b[keep].tolist(), strict=True))
     explicit = zip(mjm.pair_geom1.tolist(), mjm.pair_geom2.tolist(), strict=True)
     return sorted(pairs | {(min(p), max(p)) for p in explicit})
+
+
+def has_shapes(mjm: mujoco.MjModel) -> bool:
+    """Whether any geoms collide that are not as simple as spheres and capsules."""
+    return any(_kinds(mjm, a, b) not in _SIMPLE_PAIRS for a, b in colliding_pairs(mjm))
+
+
+def _kinds(mjm: mujoco.MjModel, a: int, b: int) -> frozenset[mujoco.mjtGeom]:
+    return frozenset((_GEOM(mjm.geom_type[a]), _GEOM(mjm.geom_type[b])))
 
 
 def _public(struct: object) -> set[str]:

@@ -48,6 +48,7 @@ CONTACT_FIELDS = (
     "includemargin",
     "friction",
     "solref",
+    "solreffriction",
     "solimp",
     "dim",
     "geom",

@@ -25,6 +25,15 @@ _OVERFLOW = {
     mjw.OverflowType.NARROWPHASE: "contacts do not fit; raise nconmax (now {p.nconmax} per world,"
     " shared by all worlds)",
 }
+_GEOM = mujoco.mjtGeom
+# pairs that may touch in several points; all others touch in one
+_PAIR_CONTACTS = {
+    (_GEOM.mjGEOM_PLANE, _GEOM.mjGEOM_CAPSULE): 2,
+    (_GEOM.mjGEOM_PLANE, _GEOM.mjGEOM_CYLINDER): 4,
+    (_GEOM.mjGEOM_PLANE, _GEOM.mjGEOM_BOX): 8,
+    (_GEOM.mjGEOM_PLANE, _GEOM.mjGEOM_MESH): 4,
+    (_GEOM.mjGEOM_CAPSULE, _GEOM.mjGEOM_CAPSULE): 2,
+}
 _STATE_FIELDS = ("qpos", "qvel", "act", "qacc_warmstart")
 
 
@@ -390,16 +399,10 @@ def _rungekutta4(m: mjw.Model, s: Substep, into: mjw.Data, solver) -> None:
 
 def _most_contacts(mjm: mujoco.MjModel, m: mjw.Model) -> int:
     """The most contacts that a world of this model can have."""
-    geom = mujoco.mjtGeom
-    per_pair = {
-        (geom.mjGEOM_PLANE, geom.mjGEOM_CAPSULE): 2,
-        (geom.mjGEOM_PLANE, geom.mjGEOM_BOX): 8,
-        (geom.mjGEOM_CAPSULE, geom.mjGEOM_CAPSULE): 2,
-    }
     ncon = 0
     for g1, g2 in m.nxn_geom_pair_filtered.numpy():
         pair = sorted((int(mjm.geom_type[g1]), int(mjm.geom_type[g2])))
-        ncon += per_pair.get((geom(pair[0]), geom(pair[1])), 1)
+        ncon += _PAIR_CONTACTS.get((_GEOM(pair[0]), _GEOM(pair[1])), 1)
     return max(ncon, 1)
 
 

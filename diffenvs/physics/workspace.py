@@ -7,6 +7,8 @@ import mujoco_warp as mjw
 import numpy as np
 import warp as wp
 
+from .check import has_shapes
+
 _DSBL, _JNT, _TRN = mujoco.mjtDisableBit, mujoco.mjtJoint, mujoco.mjtTrn
 FIELDS = ("mu", "a", "b", "w", "z", "x_mu", "x_a", "x_b", "x_v", "x_w", "x_z", "y")
 
@@ -33,6 +35,7 @@ class Flags:
     implicit_matrix: bool  # the implicit terms couple joints: E is not diagonal
     pair: bool  # the integrator's system differs from M
     free_bodies: bool  # gyroscopic blocks of single free bodies
+    shapes: bool  # geoms collide that need contact_shape_vjp
 
     @classmethod
     def of(cls, mjm: mujoco.MjModel, nfree: int) -> "Flags":
@@ -83,6 +86,7 @@ class Flags:
             implicit_matrix=implicit_matrix,
             pair=pair,
             free_bodies=free_bodies,
+            shapes=has_shapes(mjm),
         )
 
 
