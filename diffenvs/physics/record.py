@@ -130,9 +130,7 @@ class Record:
         return sum(a.capacity for a in {a.ptr: a for a in arrays if a.ptr}.values())
 
 
-def make_substep(
-    m: mjw.Model, flags: Flags, d: mjw.Data, solver, ctrl: wp.array
-) -> Substep:
+def make_substep(m: mjw.Model, flags: Flags, d: mjw.Data, solver, ctrl: wp.array) -> Substep:
     """Allocates one substep; `ctrl` is shared by the substeps of a step."""
     first = _make_stage(flags, d, solver, ctrl)
     if flags.implicit_matrix:

@@ -8,9 +8,9 @@ solver on a workspace whose Hessian `h`, Cholesky factor `hfactor` (nv > 32 only
 
 The integrator `discrete` has M + h B + h^2 K in place of M; its diagonal is that of `Data.qH`.
 
-The CG solver has no Hessian: it is assembled and factored once, at the solution. Model and data are
-made for Newton (whose paddings and lists of rows that takes), and only the solver is told that it
-is CG.
+The CG solver has no Hessian: it is assembled and factored once, at the solution. Model and data
+are made for Newton (whose paddings and lists of rows that takes), and only the solver is told that
+it is CG.
 
 With Newton and pyramidal cones the solver updates `h` row by row as rows become active or inactive. Taking a
 stiff row out again leaves the rounding error of that row behind, which can exceed the inertia of

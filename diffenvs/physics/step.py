@@ -348,11 +348,11 @@ def _forward(m: mjw.Model, s: Substep, solver, retain: bool) -> None:
     mjw.fwd_actuation(m, d)
     mjw.fwd_acceleration(m, d, factorize=True)
     if retain:
-        solver_hessian.solve_and_retain(
-            m, d, solver, s.solver_h, s.solver_hfactor, s.solver_Jaref
-        )
+        solver_hessian.solve_and_retain(m, d, solver, s.solver_h, s.solver_hfactor, s.solver_Jaref)
     else:
         solver_hessian.solve(d, solver)
+    if m.opt.integrator == mujoco.mjtIntegrator.mjINT_DISCRETE and m.body_freeadr.size > 0:
+        private.discrete_free_gyro(m, d, d.qacc, d.qacc, False)
 
 
 _INTEGRATE = {

@@ -15,8 +15,9 @@ import warp as wp
 from .actuator_vjp import actuator_vjp, passive_vjp
 from .constraint_vjp import limit_vjp
 from .contact_vjp import contact_vjp
-from .discrete_vjp import discrete_vjp
+from .discrete_vjp import discrete_vjp, free_body_vjp
 from .integrator_vjp import next_position_vjp, velocity_solve_vjp
+from .metric_ratio_vjp import metric_ratio_vjp
 from .record import Substep
 from .rungekutta4_vjp import rungekutta4_vjp
 from .solve_vjp import solve_vjp
@@ -58,12 +59,15 @@ def forward_vjp(
     """Adds the cotangents of (qpos, qvel, act, ctrl) that follow from those of (qacc, act_dot)."""
     del adj_act_dot
     solve_vjp(m.nv, s.solver_h, s.solver_hfactor, adj_qacc, ws.joint_mu)
+    if flags.discrete and flags.free_bodies:
+        free_body_vjp(m, s, ws, adj_qacc, adj)
     body_vjp(m, flags, s, ws)
     if flags.actuation:
         actuator_vjp(m, flags, s, ws, adj)
     passive_vjp(m, flags, s, ws, adj)
     limit_vjp(m, flags, s, ws, adj)
     if flags.discrete:
+        metric_ratio_vjp(m, flags, s, ws, adj)
         discrete_vjp(m, flags, s, ws, adj)
     contact_vjp(m, flags, s, ws)
     sweep_vjp(m, flags, s, ws, adj)

@@ -58,9 +58,9 @@ class Flags:
         if discrete or mjm.opt.integrator == mujoco.mjtIntegrator.mjINT_RK4:
             implicit = implicit_damping = False
         implicit_actuation = implicitfast and actuation and mjm.nu > 0
-        free_bodies = implicitfast and implicit and nfree > 0
+        free_bodies = (discrete or (implicitfast and implicit)) and nfree > 0
         damped = implicit_damping and bool(mjm.dof_damping.any())
-        pair = damped or implicit_actuation or free_bodies
+        pair = damped or implicit_actuation or (implicitfast and free_bodies)
         scalar = np.isin(mjm.jnt_type, (int(_JNT.mjJNT_HINGE), int(_JNT.mjJNT_SLIDE)))
         joint_driven = np.isin(
             mjm.actuator_trntype, (int(_TRN.mjTRN_JOINT), int(_TRN.mjTRN_JOINTINPARENT))
