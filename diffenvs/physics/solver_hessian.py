@@ -12,10 +12,10 @@ The CG solver has no Hessian: it is assembled and factored once, at the solution
 are made for Newton (whose paddings and lists of rows that takes), and only the solver is told that
 it is CG.
 
-With Newton and pyramidal cones the solver updates `h` row by row as rows become active or inactive. Taking a
-stiff row out again leaves the rounding error of that row behind, which can exceed the inertia of
-a light body. `_hessian_error` finds such worlds on the device, by the diagonal that `M` and the
-active rows must give, and `h` is assembled anew in those worlds alone.
+With Newton and pyramidal cones the solver updates `h` row by row as rows become active or inactive.
+Taking a stiff row out again leaves the rounding error of that row behind, which can exceed the
+inertia of a light body. `_hessian_error` finds such worlds on the device, by the diagonal that `M`
+and the active rows must give, and `h` is assembled anew in those worlds alone.
 """
 
 import copy
