@@ -10,9 +10,10 @@ a 6 x 6 matrix that is not symmetric. Derivation: `DERIVATION.md`, section 6.
 
 import warp as wp
 
+from .spatial import mat66
+
 wp.set_module_options({"enable_backward": False})
 
-mat66 = wp.types.matrix(shape=(6, 6), dtype=wp.float32)
 vec6 = wp.types.vector(length=6, dtype=wp.float32)
 
 

@@ -9,7 +9,7 @@ implicitly: joint damping for Euler; damping and the actuators' velocity terms f
 Where every actuator acts on one hinge or slide, and no tendon or fluid damps, `E` is diagonal;
 else the record holds `M + h E` as the simulator assembled it. A tree that is a single free body is
 an exception under implicitfast: the velocity derivative of the gyroscopic force joins its 6 x 6
-block, which is then not symmetric.
+block, which is then not symmetric and may couple what `M` does not.
 
 In:  `adj_qpos_next` (tangent, nv), `adj_qvel_next`.
 Out: `adj_qpos`, `adj_qvel` (direct parts), `w` with `(M + h E)^T w = h adj_qvel_next'`, the
@@ -25,6 +25,7 @@ import mujoco_warp as mjw
 import warp as wp
 
 from .actuator_vjp import implicit_damping
+from .fluid_vjp import free_body_fluid
 from .free_body import (
     free_body,
     gyroscopic_derivative,
@@ -34,7 +35,7 @@ from .free_body import (
     vec6,
 )
 from .record import Substep
-from .spatial import right_jacobian_transposed, rotate_by
+from .spatial import mat66, right_jacobian_transposed, rotate_by
 from .workspace import Cotangent, Flags, Workspace
 
 wp.set_module_options({"enable_backward": False})
@@ -185,7 +186,9 @@ def _free_body_vjp(
     xmat_in: wp.array2d[wp.mat33],
     M_in: wp.array2d[float],
     # In:
+    with_fluid: bool,
     implicit_in: wp.array2d[float],
+    fluid_in: wp.array2d[mat66],
     rhs_in: wp.array2d[float],
     # Out:
     w_out: wp.array2d[float],
@@ -207,6 +210,8 @@ def _free_body_vjp(
         omega[k] = qvel_in[worldid, adr + 3 + k]
     body = free_body(m, xmat_in[worldid, bodyid], armature, omega)
     he = h * gyroscopic_derivative(body)
+    if with_fluid:
+        he += fluid_in[worldid, freeid]
     for r in range(6):
         he[r, r] += h * implicit_in[worldid, adr + r]
 
@@ -292,6 +297,8 @@ def velocity_solve_vjp(
         mjw.mul_m(m, d, ws.adj_qacc, ws.joint_w, M=ws.implicit_M)
         wp.launch(_subtracted, dim=(d.nworld, m.nv), inputs=[ws.rhs], outputs=[ws.adj_qacc])
     if flags.free_bodies:
+        if flags.implicit_fluid:
+            free_body_fluid(m, s, ws)
         wp.launch(
             _free_body_vjp,
             dim=(d.nworld, m.body_freeadr.size),
@@ -307,7 +314,9 @@ def velocity_solve_vjp(
                 d.qacc,
                 d.xmat,
                 d.M,
+                flags.implicit_fluid,
                 ws.implicit,
+                ws.free_body_fluid,
                 ws.rhs,
             ],
             outputs=[ws.joint_w, ws.joint_z, ws.adj_qacc, adj.qpos, adj.qvel],

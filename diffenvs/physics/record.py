@@ -6,6 +6,7 @@ the record, so that retaining costs no copies.
 """
 
 import dataclasses
+import itertools
 
 import mujoco
 import mujoco_warp as mjw
@@ -40,7 +41,14 @@ DATA_FIELDS = (
     "actuator_velocity",
     "actuator_force",
 )
-DISCRETE_FIELDS = ("qH", "crb")  # in addition, of the integrator discrete
+# flag of the model: what of Data is retained in addition where it is set
+FEATURE_FIELDS = {
+    "tendon": ("ten_J", "ten_length", "ten_velocity"),
+    "spatial_tendon": ("site_xpos",),
+    "site_actuation": ("site_xpos", "site_xmat"),
+    "actuator_force_limit": ("qfrc_actuator",),
+    "discrete": ("qH", "crb"),
+}
 CONTACT_FIELDS = (
     "dist",
     "pos",
@@ -58,6 +66,12 @@ EFC_FIELDS = ("type", "id", "D", "force")
 
 RK4_NODES = (0.5, 0.5, 1.0)  # of the second to the fourth stage
 RK4_WEIGHTS = (1.0 / 6.0, 1.0 / 3.0, 1.0 / 3.0, 1.0 / 6.0)
+
+
+def data_fields(flags: Flags) -> tuple[str, ...]:
+    """`DATA_FIELDS` and those that only some models need."""
+    extra = [names for flag, names in FEATURE_FIELDS.items() if getattr(flags, flag)]
+    return tuple(dict.fromkeys(itertools.chain(DATA_FIELDS, *extra)))
 
 
 @dataclasses.dataclass
@@ -90,7 +104,7 @@ class Substep:
         None  # (nworld, nC): M + h E of implicitfast, where E is not diagonal
     )
     rungekutta4: RungeKutta4 | None = None
-    fields: tuple[str, ...] = DATA_FIELDS  # of `d` that are its own
+    fields: tuple[str, ...] = DATA_FIELDS  # of `d`, that belong to the record
 
     def arrays(self) -> list[wp.array]:
         """All that it retains."""
@@ -155,7 +169,7 @@ def _make_stage(flags: Flags, d: mjw.Data, solver, ctrl: wp.array) -> Substep:
         # clones: the simulator sets the poses of static bodies and geoms once, at allocation
         return {name: wp.clone(getattr(struct, name)) for name in names}
 
-    fields = DATA_FIELDS + (DISCRETE_FIELDS if flags.discrete else ())
+    fields = data_fields(flags)
     view = dataclasses.replace(
         d,
         **(own(d, fields) | {"ctrl": ctrl}),

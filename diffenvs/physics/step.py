@@ -115,7 +115,7 @@ class Physics:
             self._flags = Flags.of(mjm, self.m.body_freeadr.size)
             ctx = self._solver.ctx
             self._scratch = Substep(self.d, ctx.h, ctx.hfactor, ctx.Jaref)
-            self._workspace = Workspace(self.m, self.d)
+            self._workspace = Workspace(self.m, self.d, self._flags)
         self._unchecked = 0  # steps since the last look at overflows
         self._staged: StagedStep | None = None  # of `step` without a tape
         self._free: list[StagedStep] = []  # of `step` on tapes that are gone
@@ -411,4 +411,7 @@ def _most_rows(mjm: mujoco.MjModel, ncon: int) -> int:
     dim = int(max([1, *mjm.geom_condim, *mjm.pair_dim]))
     elliptic = mjm.opt.cone == mujoco.mjtCone.mjCONE_ELLIPTIC
     nrow = dim if elliptic or dim == 1 else 2 * (dim - 1)
-    return max(int(mjm.jnt_limited.sum()) + ncon * nrow, 1)
+    limits = mjm.jnt_limited.sum() + mjm.tendon_limited.sum()
+    losses = np.sum(mjm.dof_frictionloss > 0) + np.sum(mjm.tendon_frictionloss > 0)
+    equalities = np.sum(mjm.eq_type == int(mujoco.mjtEq.mjEQ_TENDON))
+    return max(int(equalities + losses + limits) + ncon * nrow, 1)
