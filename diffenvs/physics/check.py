@@ -388,7 +388,7 @@ def _exerting(mjm: mujoco.MjModel) -> np.ndarray:
     found = np.zeros(mjm.ntendon, bool)
     for name in "stiffness stiffnesspoly damping dampingpoly frictionloss armature limited".split():
         values = getattr(mjm, f"tendon_{name}")
-        found |= values.reshape(mjm.ntendon, -1).any(axis=1)
+        found |= values.any(axis=tuple(range(1, values.ndim)))
     driven = mjm.actuator_trntype == int(mujoco.mjtTrn.mjTRN_TENDON)
     found[mjm.actuator_trnid[driven, 0]] = True
     for ids in (mjm.eq_obj1id, mjm.eq_obj2id):
