@@ -78,7 +78,6 @@ def message(mjm):
 
 REFUSED = {
     "implicit": (lambda: build('integrator="implicit"'), "mjINT_IMPLICIT: set integrator"),
-    "discrete": (lambda: build('integrator="discrete"'), "mjINT_DISCRETE: set integrator"),
     "pgs": (lambda: build('solver="PGS"'), "option solver = mjSOL_PGS: set solver to Newton or CG"),
     "noslip": (lambda: build('noslip_iterations="3"'), "option noslip_iterations = 3"),
     "iterations": (lambda: build('iterations="1"'), "option iterations = 1: the adjoint needs"),
@@ -381,9 +380,41 @@ def test_check_refuses_unknown_field(monkeypatch):
     check_model(zero)
 
 
+UNDER_DISCRETE = {
+    "spring": ({"joint": 'stiffness="1 2"'}, "joint 'h' has polynomial stiffness under discrete"),
+    "damper": ({"joint": 'damping="1 2"'}, "joint 'h' has polynomial damping under discrete"),
+    "friction": ({"joint": 'frictionloss="0.1"'}, "joint 'h' has frictionloss under discrete"),
+    "ball": (
+        {"joint": 'type="ball" stiffness="1"'},
+        "joint 'h' (ball or free) has a spring under discrete: set integrator to implicitfast",
+    ),
+    "actuator": (
+        {
+            "extra": '<actuator><intvelocity name="act" joint="h" kp="1" actrange="-1 1"/>'
+            "</actuator>"
+        },
+        "actuator 'act' is more than an affine force at a hinge or slide without actuatorfrcrange",
+    ),
+    "tendon": ({"extra": TENDON.format('stiffness="1"')}, "tendon 't' exerts a force under disc"),
+    "equality": (
+        {"extra": '<equality><joint name="e" joint1="h" joint2="s"/></equality>'},
+        "equality 'e' is a constraint under discrete",
+    ),
+    "fluid": ({"option": 'density="1.2"'}, "option density = 1.2 under discrete"),
+}
+
+
+@pytest.mark.parametrize("name", UNDER_DISCRETE)
+def test_check_refuses_under_discrete(name):
+    """What enters the metric of the integrator discrete, or its rows, without a derivative."""
+    parts, text = UNDER_DISCRETE[name]
+    option = 'integrator="discrete" ' + parts.get("option", "")
+    assert text in message(build(**(parts | {"option": option})))
+
+
 def test_check_lists_everything():
     """One message names the model and all of its offending elements."""
-    option = 'solver="CG" noslip_iterations="3"'
+    option = 'solver="PGS" noslip_iterations="3"'
     text = message(build(option, geom='surfacevel="1 0 0" adhesion="1"'))
     assert text.startswith("model 'tiny' has 4 features without a gradient in diffenvs:\n")
     assert len(re.findall(r"^  - ", text, flags=re.MULTILINE)) == 4
