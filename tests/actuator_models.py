@@ -52,6 +52,17 @@ ARM = """
       <site name="rotor" pos="0.1 0.1 0.05" euler="0.3 0.1 0"/>
     </body>
   </worldbody>
+  <tendon>
+    <fixed name="across">
+      <joint joint="elbow" coef="0.8"/>
+      <joint joint="twig" coef="1.2"/>
+    </fixed>
+    <spatial name="sinew">
+      <site site="ground"/>
+      <site site="fore"/>
+      <site site="hand"/>
+    </spatial>
+  </tendon>
   <actuator>
     <motor name="motor" jointinparent="shoulder" gear="4" ctrlrange="-0.7 0.7"/>
     <muscle name="muscle" joint="elbow" gear="0.7" lengthrange="-1 1" force="8" range="0.75 1.05"
@@ -68,6 +79,11 @@ ARM = """
     <general name="palm" joint="palm" gear="1 0.5 -0.3" gaintype="affine" gainprm="2 1 0.3"
              biastype="affine" biasprm="0.1 -2 -0.1"/>
     <position name="palm_in_parent" jointinparent="palm" gear="-0.4 1 0.6" kp="2" kv="0.15"/>
+    <position name="across" tendon="across" gear="1.3" kp="2" kv="0.3" forcerange="-2 2"/>
+    <general name="filtered" tendon="across" gear="-0.7" dyntype="filter" dynprm="0.1"
+             gaintype="affine" gainprm="2 1" biastype="affine" biasprm="0.1 -1 -0.2"/>
+    <muscle name="sinew" tendon="sinew" gear="0.9" lengthrange="0.2 1" force="6" vmax="2.5"
+            lmin="0.2" lmax="1.9" timeconst="0.02 0.07"/>
     <motor name="free" joint="drone" gear="1 0.3 2 0.1 -0.2 0.3"/>
     <motor name="free_in_parent" jointinparent="drone" gear="0.5 -1 0.2 0.3 0.1 -0.2"/>
     <motor name="rotor" site="rotor" gear="0.3 0.2 3 0.02 0.01 0.1"/>

@@ -95,6 +95,19 @@ def accuracy_integrator(name):
     return feature_models.INTEGRATORS[name]
 
 
+def test_rollouts(arm, tmp_path, capsys):
+    """Closed loops are printed below their case, and kept."""
+    kept = tmp_path / "kept.json"
+    assert main([arm, *COMMON, "--rollout", "2", "--json", str(kept)]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    for line, oracle in zip(lines[4:6], ("followed", "free"), strict=True):
+        assert line.startswith(f"    rollouts, {oracle:8}: ")
+        assert "of 24 compare; those: " in line
+    entry = json.loads(kept.read_text())["arm"]["euler"]["pyramidal"]
+    assert entry["rollout"]["free"]["compared"] > 12
+    assert 0 < entry["rollout"]["free"]["those"][0] < 1e-4
+
+
 def test_past_a_threshold(arm, capsys):
     """Exit code 1, and the line says what is past which threshold."""
     assert main([arm, *COMMON, "--threshold-worst", "1e-9"]) == 1

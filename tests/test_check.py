@@ -106,7 +106,6 @@ REFUSED = {
         lambda: build(joint='actuatorfrcrange="-1 1"'),
         "joint 'h' has actuatorfrcrange: set actuatorfrclimited to false",
     ),
-    "frictionloss": (lambda: build(joint='frictionloss="0.1"'), "joint 'h' has frictionloss"),
     "surfacevel": (lambda: build(geom='surfacevel="1 0 0"'), "geom 'tip' has a surface velocity"),
     "adhesion": (lambda: build(geom='adhesion="1"'), "geom 'tip' has adhesion: set adhesion to 0"),
     "pair solref": (
@@ -122,25 +121,25 @@ REFUSED = {
         ),
         "pair 'p' has adhesion",
     ),
-    "equality": (
+    "equality of a flex": (
         lambda: build(
-            extra='<equality><joint name="gear" joint1="h" joint2="s" active="false"/></equality>'
+            world='<flexcomp name="rope" type="grid" dim="1" count="3 1 1" spacing="0.1 0.1 0.1">'
+            '<edge equality="true"/>'
+            '<contact contype="0" conaffinity="0" selfcollide="none"/></flexcomp>'
         ),
-        "equality 'gear': has no adjoint, remove it",
+        "equality 0 (unnamed) has eq_type mjEQ_FLEX: use a connect, weld, joint or tendon",
     ),
-    "tendon stiffness": (lambda: tendon('stiffness="1"'), "tendon 't' has stiffness"),
-    "tendon poly": (lambda: tendon('stiffness="0 1"'), "tendon 't' has polynomial stiffness"),
+    "equality, sparse": (
+        lambda: build(
+            'jacobian="sparse"',
+            geom='/><body name="end"/><geom size="0.1" contype="0" conaffinity="0"',
+            extra='<equality><weld name="w" body1="end"/></equality>',
+        ),
+        "equality 'w' holds body 'end', which has no joint, with a sparse jacobian",
+    ),
     "tendon yield": (
         lambda: tendon('stiffness="1" springyield="1"'),
         "tendon 't' has a spring that yields",
-    ),
-    "tendon damping": (lambda: tendon('damping="1"'), "tendon 't' has damping: move the damping"),
-    "tendon dampoly": (lambda: tendon('damping="0 1"'), "tendon 't' has polynomial damping"),
-    "tendon friction": (lambda: tendon('frictionloss="1"'), "tendon 't' has frictionloss"),
-    "tendon armature": (lambda: tendon('armature="1"'), "tendon 't' has armature"),
-    "tendon limit": (
-        lambda: tendon('limited="true" range="-1 1"'),
-        "tendon 't' has a limit: limit the joints instead",
     ),
     "tendon force": (
         lambda: tendon('actuatorfrclimited="true" actuatorfrcrange="-1 1"'),

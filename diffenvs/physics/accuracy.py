@@ -231,11 +231,12 @@ def step_vjp(
     return np.hstack(after), pulled | {"ctrl": adj_ctrl.numpy().astype(float)}
 
 
-def play(mjm: mujoco.MjModel, n: int, seed: int = 0) -> tuple[fd.States, int]:
+def play(mjm: mujoco.MjModel, n: int, seed: int = 0, **options) -> tuple[fd.States, int]:
     """Collect n states of random play, half of them in contact if the model plays like that.
 
     With pyramidal cones, states with a steep capsule on a plane are left out: there mujoco_warp has
-    another friction pyramid than C MuJoCo, so that the two steps differ.
+    another friction pyramid than C MuJoCo, so that the two steps differ. For the options see
+    `finite_diff.contact_rich_states`.
 
     Returns:
         The states, and how many were left out on the way.
@@ -249,11 +250,12 @@ def play(mjm: mujoco.MjModel, n: int, seed: int = 0) -> tuple[fd.States, int]:
         steep += refused
         return not refused
 
+    options = {"accept": accept} | options
     if colliding_pairs(mjm):
         with contextlib.suppress(RuntimeError):  # too rarely in contact
-            return fd.contact_rich_states(mjm, n, seed, accept=accept), steep
+            return fd.contact_rich_states(mjm, n, seed, **options), steep
         steep = 0
-    return fd.contact_rich_states(mjm, n, seed, contacts=0.0, accept=accept), steep
+    return fd.contact_rich_states(mjm, n, seed, **(options | {"contacts": 0.0})), steep
 
 
 if __name__ == "__main__":

@@ -26,6 +26,8 @@ def settings(options: argparse.Namespace) -> dict:
         "states": options.states,
         "nstep": options.nstep,
         "seed": options.seed,
+        "rollout": options.rollout,
+        "play": [options.keyframe, options.spread, options.vigor],
         "thresholds": [options.threshold_median, options.threshold_worst],
         "device": "cpu" if device.is_cpu else device.name,
         "versions": {name: metadata.version(name) for name in _PACKAGES},
@@ -91,7 +93,22 @@ def line(integrator: str, cone: str, entry: dict) -> str:
         ", ".join(left) or "0",
     )
     verdict = "FAILS: " + ", ".join(entry["failures"]) if entry["failures"] else "ok"
-    return f"{_columns(cells)}  {verdict}"
+    rollouts = "\n" + rollout_lines(entry["rollout"]) if "rollout" in entry else ""
+    return f"{_columns(cells)}  {verdict}{rollouts}"
+
+
+def rollout_lines(summary: dict[str, dict]) -> str:
+    """The rollouts of one case in a table of the terminal."""
+    lines = []
+    for oracle, found in summary.items():
+        head = f"    rollouts, {oracle:8}: {found['compared']} of {found['of']} compare"
+        for which in ("those", "all"):
+            if which in found:
+                *marks, cosine = found[which]
+                error = " / ".join(f"{x:.0e}" for x in marks)
+                head += f"; {which}: {error} (median / 90% / worst), 1 - cosine {cosine:.0e}"
+        lines.append(head)
+    return "\n".join(lines)
 
 
 def _columns(cells: tuple[str, ...]) -> str:

@@ -32,6 +32,9 @@ import warp as wp
 from . import accuracy_report as report
 from .accuracy import MEDIAN, WORST, measure, play
 from .check import UnsupportedFeature, check_model
+from .rollout_accuracy import rollout_accuracy
+
+_ROLLOUTS = 24  # of each case, at most
 
 INTEGRATORS = {
     "euler": mujoco.mjtIntegrator.mjINT_EULER,
@@ -90,9 +93,34 @@ def _parser() -> argparse.ArgumentParser:
             metavar="NAME",
             help=f"some of {', '.join(known)}, or all; by default that of the model",
         )
+    add(
+        "--keyframe", metavar="NAME", help="play from this keyframe, by name; by default from qpos0"
+    )
+    add(
+        "--spread",
+        type=_number(float, 0.0),
+        default=0.1,
+        metavar="X",
+        help="how far from it play starts (0.1 rad or m)",
+    )
+    add(
+        "--vigor",
+        type=_number(float, 0.0),
+        default=1.0,
+        metavar="X",
+        help="part of the range of the controls to play with, about the keyframe's (1)",
+    )
     add("--newton", action="store_true", help="set the solver to Newton, the one differentiated")
     add("--states", type=_number(int, 1), default=100, metavar="N", help="states (100)")
     add("--nstep", type=_number(int, 1), default=1, metavar="K", help="steps per gradient (1)")
+    add(
+        "--rollout",
+        type=_number(int, 1),
+        default=0,
+        metavar="T",
+        help=f"also closed loops of T times K steps, from at most {_ROLLOUTS} of the states; what "
+        "`followed` and `free` mean is said in rollout_accuracy.py",
+    )
     add("--seed", type=_number(int, 0), default=0, metavar="S", help="of play and cotangents (0)")
     add("--device", default="cpu", help="where the gradients are computed: cpu, cuda:0, ... (cpu)")
     add("--nconmax", type=_number(int, 1), metavar="N", help="contacts to allocate per world")
@@ -196,6 +224,16 @@ def _cases(mjm, options) -> list[tuple[str, str]]:
     return [(integrator, cone) for integrator in chosen[0] for cone in chosen[1]]
 
 
+def _playing(mjm, options) -> dict:
+    """How to play, for `play`."""
+    key = None
+    if options.keyframe is not None:
+        key = mujoco.mj_name2id(mjm, mujoco.mjtObj.mjOBJ_KEY, options.keyframe)
+        if key < 0:
+            raise ValueError(f"the model has no keyframe '{options.keyframe}'")
+    return {"key": key, "spread": options.spread, "vigor": options.vigor}
+
+
 def _case(path, mjm, integrator, cone, options, executor, known, worst):
     """Measure one case, print and keep its results; its exit code and the worst state so far."""
     mjm.opt.integrator = INTEGRATORS.get(integrator, mjm.opt.integrator)
@@ -207,20 +245,16 @@ def _case(path, mjm, integrator, cone, options, executor, known, worst):
     if options.resume and entry is not None and entry["settings"] == settings:
         print(report.line(integrator, cone, entry) + "  (known)")
         return (1 if entry["failures"] else 0), worst
+    run = {"nstep": options.nstep, "seed": options.seed, "device": options.device}
+    run |= {"executor": executor, "nconmax": options.nconmax, "njmax": options.njmax}
+    loops = None
     try:
         check_model(mjm)
-        states, steep = play(mjm, options.states, options.seed)
-        found = measure(
-            mjm,
-            states,
-            nstep=options.nstep,
-            seed=options.seed,
-            device=options.device,
-            executor=executor,
-            chunks=4 * options.jobs,
-            nconmax=options.nconmax,
-            njmax=options.njmax,
-        )
+        states, steep = play(mjm, options.states, options.seed, **_playing(mjm, options))
+        found = measure(mjm, states, chunks=4 * options.jobs, **run)
+        if options.rollout:
+            some = type(states)(*(x[:_ROLLOUTS] for x in states))
+            loops = rollout_accuracy(mjm, some, options.rollout, **run)
     except UnsupportedFeature as error:
         print(f"{integrator}, {cone}: refused\n{error}", file=sys.stderr)
         return 2, worst
@@ -228,7 +262,9 @@ def _case(path, mjm, integrator, cone, options, executor, known, worst):
         print(f"{integrator}, {cone}: {error}", file=sys.stderr)
         return 2, worst
     failures = found.failures(options.threshold_median, options.threshold_worst)
+    failures += loops.failures() if loops else []
     entry = report.entry(found, steep, failures, settings)
+    entry |= {"rollout": loops.summary()} if loops else {}
     print(report.line(integrator, cone, entry), flush=True)
     if options.json:
         report.merge(options.json, known, path, integrator, cone, entry)

@@ -17,6 +17,7 @@ import numpy as np
 
 from .check_actuator import check_actuators
 from .check_discrete import check_discrete
+from .check_tendon import exerting, tendon_problems
 
 
 class UnsupportedFeature(ValueError):
@@ -39,6 +40,7 @@ _DISABLE, _ENABLE = mujoco.mjtDisableBit, mujoco.mjtEnableBit
 _TRN, _DYN = mujoco.mjtTrn, mujoco.mjtDyn
 
 _MAX_DENSE_NV = 60  # mujoco_warp has no dense Jacobian for larger models
+_MAX_AUTO_DENSE_NV = 32  # above, jacobian = auto means sparse to mujoco_warp
 # With fewer iterations the active set at the end is often not that of the solution: CG with 20 has
 # worst errors of 4e-2 where 50 give 1e-4.
 _MIN_ITERATIONS = {"iterations": 4, "ls_iterations": 4}
@@ -176,8 +178,8 @@ _TYPES = {
     "actuator_trntype": (
         "actuator",
         _TRN,
-        ("mjTRN_JOINT", "mjTRN_JOINTINPARENT", "mjTRN_SITE"),
-        "drive a joint or a site instead",
+        ("mjTRN_JOINT", "mjTRN_JOINTINPARENT", "mjTRN_TENDON", "mjTRN_SITE"),
+        "drive a joint, a tendon or a site instead",
     ),
     "actuator_dyntype": (
         "actuator",
@@ -187,6 +189,12 @@ _TYPES = {
             "mjDYN_MUSCLE",
         ),
         "set dyntype to none, integrator, filter, filterexact or muscle",
+    ),
+    "eq_type": (
+        "equality",
+        mujoco.mjtEq,
+        ("mjEQ_CONNECT", "mjEQ_WELD", "mjEQ_JOINT", "mjEQ_TENDON"),
+        "use a connect, weld, joint or tendon equality",
     ),
     "actuator_gaintype": (
         "actuator",
@@ -200,7 +208,6 @@ _TYPES = {
         ("mjBIAS_NONE", "mjBIAS_AFFINE", "mjBIAS_MUSCLE"),
         "set biastype to none, affine or muscle",
     ),
-    "eq_type": ("equality", mujoco.mjtEq, ("mjEQ_TENDON",), "remove it"),
 }
 
 # Sizes that must vanish.
@@ -219,7 +226,7 @@ _FIELDS_FREE = set(
     body_parentid body_pos body_quat body_rootid body_sameframe body_simple body_subtreemass
     body_treeid body_user body_weldid dof_M0 dof_Madr dof_armature dof_bodyid dof_damping
     dof_frictionloss dof_invweight0 dof_jntid dof_length dof_parentid dof_simplenum dof_solimp
-    dof_solref dof_treeid
+    dof_solref dof_treeid eq_active0 eq_data eq_obj1id eq_obj2id eq_objtype eq_solimp eq_solref
     exclude_signature flg_adhesion flg_gravcomp flg_surfacevel geom_aabb geom_bodyid
     geom_castshadow geom_conaffinity geom_condim geom_contype geom_dataid geom_fluid geom_friction
     geom_gap geom_group geom_margin geom_matid geom_pos geom_priority geom_quat geom_rbound
@@ -238,7 +245,7 @@ _FIELDS_FREE = set(
 )
 # Elements that exert no force (or, for flex_, must not exist), sizes and derived indices.
 _PREFIXES_FREE = tuple(
-    """bvh_ cam_ efm eq_ flex flexedge_ hfield_ key_ light_ map mat_ mesh_ n name_ numeric_ oct_
+    """bvh_ cam_ efm flex flexedge_ hfield_ key_ light_ map mat_ mesh_ n name_ numeric_ oct_
     plugin_ sensor_ site_ skin_ ten_J tex_ text_ tuple_ wrap_ B_ D_ M_""".split()
 )
 
@@ -354,58 +361,33 @@ def _actuators(mjm: mujoco.MjModel) -> Iterator[str]:
 
 
 def _discrete(mjm: mujoco.MjModel) -> Iterator[str]:
-    return check_discrete(mjm, _name, _exerting(mjm))
+    return check_discrete(mjm, _name, exerting(mjm))
 
 
 def _tendons(mjm: mujoco.MjModel) -> Iterator[str]:
-    implicitfast = mjm.opt.integrator == mujoco.mjtIntegrator.mjINT_IMPLICITFAST
-    wraps = np.isin(
-        mjm.wrap_type, (int(mujoco.mjtWrap.mjWRAP_SPHERE), int(mujoco.mjtWrap.mjWRAP_CYLINDER))
-    )
-    for i in np.flatnonzero(_exerting(mjm)).tolist():
-        adr, name = mjm.tendon_adr[i], _name(mjm, "tendon", i)
-        if wraps[adr : adr + mjm.tendon_num[i]].any():
-            yield f"{name} wraps around a geom: lead it through sites"
-        if not _couples_branches(mjm, i):
-            continue
-        spatial = mjm.tendon_type[i] == int(mujoco.mjtTendon.mjTENDON_SPATIAL)
-        damping = spatial and mjm.tendon_damping[i]
-        if implicitfast and (damping or mjm.tendon_dampingpoly[i].any()):
-            yield (
-                f"{name} has damping that changes, under implicitfast, and couples joints of "
-                "different branches, for which the integrator's matrix has no entry: set "
-                "integrator to Euler, or use a fixed tendon with a linear damping"
-            )
-        if spatial and mjm.tendon_armature[i]:
-            yield (
-                f"{name} (spatial) has armature and couples joints of different branches, for "
-                "which the mass matrix has no entry: set armature to 0"
-            )
+    for i, problem in tendon_problems(mjm):
+        yield f"{_name(mjm, 'tendon', i)} {problem}"
 
 
-def _exerting(mjm: mujoco.MjModel) -> np.ndarray:
-    """Which tendons exert a force, (ntendon,)."""
-    found = np.zeros(mjm.ntendon, bool)
-    for name in "stiffness stiffnesspoly damping dampingpoly frictionloss armature limited".split():
-        values = getattr(mjm, f"tendon_{name}")
-        found |= values.any(axis=tuple(range(1, values.ndim)))
-    driven = mjm.actuator_trntype == int(mujoco.mjtTrn.mjTRN_TENDON)
-    found[mjm.actuator_trnid[driven, 0]] = True
-    for ids in (mjm.eq_obj1id, mjm.eq_obj2id):
-        tied = ids[mjm.eq_type == int(mujoco.mjtEq.mjEQ_TENDON)]
-        found[tied[tied >= 0]] = True
-    return found
-
-
-def _couples_branches(mjm: mujoco.MjModel, tenid: int) -> bool:
-    """Whether the mass matrix has no entry for some two dofs of a tendon."""
-    adr = mjm.ten_J_rowadr[tenid]
-    dofs = mjm.ten_J_colind[adr : adr + mjm.ten_J_rownnz[tenid]]
-    above = int(dofs.max(initial=-1))
-    while above >= 0:
-        dofs = dofs[dofs != above]
-        above = int(mjm.dof_parentid[above])
-    return dofs.size > 0
+def _equalities(mjm: mujoco.MjModel) -> Iterator[str]:
+    """Rows of bodies without joints, whose weight mujoco_warp takes from the parent if sparse."""
+    mode = mjm.opt.jacobian
+    if mode == mujoco.mjtJacobian.mjJAC_DENSE or (
+        mode == mujoco.mjtJacobian.mjJAC_AUTO and mjm.nv <= _MAX_AUTO_DENSE_NV
+    ):
+        return
+    on_bodies = (int(mujoco.mjtEq.mjEQ_CONNECT), int(mujoco.mjtEq.mjEQ_WELD))
+    for i in np.flatnonzero(np.isin(mjm.eq_type, on_bodies)).tolist():
+        bodies = np.array([mjm.eq_obj1id[i], mjm.eq_obj2id[i]])
+        if mjm.eq_objtype[i] == int(mujoco.mjtObj.mjOBJ_SITE):
+            bodies = mjm.site_bodyid[bodies]
+        for body in bodies.tolist():
+            if mjm.body_weldid[body] not in (0, body):
+                yield (
+                    f"{_name(mjm, 'equality', i)} holds {_name(mjm, 'body', body)}, which has no "
+                    "joint, with a sparse jacobian, where mujoco_warp takes the weight of the "
+                    "parent: set jacobian to dense (nv <= 60), or hold the parent instead"
+                )
 
 
 def _contacts(mjm: mujoco.MjModel) -> Iterator[str]:
@@ -472,6 +454,7 @@ _CHECKS = (
     _passive_forces,
     _tendons,
     _discrete,
+    _equalities,
     _contacts,
     _callbacks,
 )

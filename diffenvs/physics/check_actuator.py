@@ -69,10 +69,10 @@ def _implicit_actuator(mjm: mujoco.MjModel, i: int, name_of: Callable) -> Iterat
     advice = "set integrator to Euler, or its velocity gain and bias to 0"
     name = name_of(mjm, "actuator", i)
     gain = mjm.actuator_gaintype[i]
-    if (
-        (gain == int(_GAIN.mjGAIN_AFFINE) and mjm.actuator_gainprm[i, 2])
-        or gain == int(_GAIN.mjGAIN_MUSCLE)
-    ) and mjm.actuator_dyntype[i] == int(_DYN.mjDYN_NONE):
+    by_gain = gain == int(_GAIN.mjGAIN_MUSCLE) or (
+        gain == int(_GAIN.mjGAIN_AFFINE) and mjm.actuator_gainprm[i, 2]
+    )
+    if by_gain and mjm.actuator_dyntype[i] == int(_DYN.mjDYN_NONE):
         clamped = not mjm.opt.disableflags & int(mujoco.mjtDisableBit.mjDSBL_CLAMPCTRL)
         if clamped and mjm.actuator_ctrllimited[mjm.actuator_ctrladr[i]]:
             yield (
@@ -80,41 +80,50 @@ def _implicit_actuator(mjm: mujoco.MjModel, i: int, name_of: Callable) -> Iterat
                 "takes the gain at the unclamped control: set integrator to Euler, gainprm[2] to 0 "
                 "or ctrllimited to false"
             )
-    target, reference = mjm.actuator_trnid[i]
-    trntype = mjm.actuator_trntype[i]
-    if trntype == int(_TRN.mjTRN_SITE):
-        bodies = [mjm.site_bodyid[site] for site in (target, reference) if site >= 0]
-        chains = [_dof_chain(mjm, body) for body in bodies]
-        shared = set.intersection(*chains) if len(chains) > 1 else set()
-        moving = [chain - shared for chain in chains]
-        if all(moving) and len(moving) > 1:
-            yield (
-                f"{name} couples joints of two branches by a force that depends on velocity, under "
-                f"implicitfast: {advice}"
-            )
-        dofs = set().union(*moving)
-    elif trntype in _JOINTS:
-        dofs = {int(mjm.jnt_dofadr[target])}
-    else:
-        return
+    dofs = _driven(mjm, i)
+    paths = [_path(mjm, mjm.dof_bodyid[dof]) for dof in dofs]
+    constant = (
+        mjm.actuator_trntype[i] == int(_TRN.mjTRN_TENDON)
+        and mjm.tendon_type[mjm.actuator_trnid[i, 0]] == int(mujoco.mjtTendon.mjTENDON_FIXED)
+        and not by_gain
+    )
+    if dofs and not constant and not any(dofs <= path for path in paths):
+        yield (
+            f"{name} couples joints of two branches by a force that depends on velocity, under "
+            f"implicitfast: {advice}"
+        )
     for dof in dofs:
-        joint = mjm.dof_jntid[dof]
-        body = mjm.body_rootid[mjm.dof_bodyid[dof]]
-        tree = mjm.dof_treeid[dof]
-        if mjm.jnt_type[joint] == int(mujoco.mjtJoint.mjJNT_FREE) and mjm.tree_dofnum[tree] == 6:
+        lone = mjm.tree_dofnum[mjm.dof_treeid[dof]] == 6
+        if lone and mjm.jnt_type[mjm.dof_jntid[dof]] == int(mujoco.mjtJoint.mjJNT_FREE):
+            body = name_of(mjm, "body", mjm.dof_bodyid[dof])
             yield (
-                f"{name} acts on the free {name_of(mjm, 'body', body)} by a force that depends on "
-                f"velocity, under implicitfast: {advice}"
+                f"{name} acts on the free {body} by a force that depends on velocity, under "
+                f"implicitfast: {advice}"
             )
             return
 
 
-def _dof_chain(mjm: mujoco.MjModel, body: int) -> set[int]:
+def _driven(mjm: mujoco.MjModel, i: int) -> set[int]:
+    """The dofs that an actuator can drive."""
+    target, reference = mjm.actuator_trnid[i]
+    trntype = mjm.actuator_trntype[i]
+    if trntype in _JOINTS:
+        return {int(mjm.jnt_dofadr[target])}
+    if trntype == int(_TRN.mjTRN_TENDON):
+        adr = mjm.ten_J_rowadr[target]
+        return set(mjm.ten_J_colind[adr : adr + mjm.ten_J_rownnz[target]].tolist())
+    if trntype == int(_TRN.mjTRN_SITE):
+        dofs = _path(mjm, mjm.site_bodyid[target])
+        return dofs ^ _path(mjm, mjm.site_bodyid[reference]) if reference >= 0 else dofs
+    return set()
+
+
+def _path(mjm: mujoco.MjModel, body: int) -> set[int]:
     """The dofs that move a body."""
     weld = mjm.body_weldid[body]
     dof = mjm.body_dofadr[weld] + mjm.body_dofnum[weld] - 1 if weld > 0 else -1
-    chain = set()
+    path = set()
     while dof >= 0:
-        chain.add(int(dof))
+        path.add(int(dof))
         dof = mjm.dof_parentid[dof]
-    return chain
+    return path

@@ -239,21 +239,28 @@ def contact_rich_states(
     restart: int = 300,
     max_speed: float = 60.0,
     max_height: float = 5.0,
+    key: int | None = None,
+    spread: float = 0.1,
+    vigor: float = 1.0,
     accept=None,
 ) -> States:
     """Collect n states of random play, of which at least the fraction `contacts` touch something.
 
     Controls are uniform in their range ([-1, 1] where there is none) and change every `hold` steps;
-    one state is taken every `every` steps. Play starts anew, near qpos0, after `restart` steps and
-    when a coordinate moves faster than `max_speed` (rad/s or m/s) or a body leaves the ball of
-    radius `max_height` + the extent of the model. `accept(mjm, data) -> bool`, if given, may refuse
-    a state; `data` holds the forward pass at that state.
+    one state is taken every `every` steps. Play starts anew after `restart` steps and when a
+    coordinate moves faster than `max_speed` (rad/s or m/s) or a body leaves the ball of radius
+    `max_height` + the extent of the model: within about `spread` (rad or m, and per second) of
+    qpos0, or of keyframe `key`. With `vigor` below 1 only that part of the range of the controls is
+    used, about the middle or the keyframe's. `accept(mjm, data) -> bool`, if given, may refuse a
+    state; `data` holds the forward pass at that state.
     """
     rng = np.random.default_rng(seed)
     data, probe = mujoco.MjData(mjm), mujoco.MjData(mjm)
     limited = mjm.actuator_ctrllimited[: mjm.nu].astype(bool)
     low = np.where(limited, mjm.actuator_ctrlrange[: mjm.nu, 0], -1.0)
     high = np.where(limited, mjm.actuator_ctrlrange[: mjm.nu, 1], 1.0)
+    middle = (low + high) / 2 if key is None else mjm.key_ctrl[key].clip(low, high)
+    low, high = low + (1 - vigor) * (middle - low), high - (1 - vigor) * (high - middle)
     need = int(np.ceil(contacts * n))
     found: list[tuple] = []
     free = 0
@@ -261,7 +268,7 @@ def contact_rich_states(
         far = np.abs(data.xpos).max() > max_height + 2 * mjm.stat.extent
         lost = not np.isfinite(data.qpos).all() or np.abs(data.qvel).max(initial=0) > max_speed
         if step % restart == 0 or far or lost:
-            _restart(mjm, data, rng)
+            _restart(mjm, data, rng, key, spread)
         if step % hold == 0:
             data.ctrl[:] = rng.uniform(low, high)
         mujoco.mj_step(mjm, data)
@@ -281,10 +288,12 @@ def contact_rich_states(
     raise RuntimeError(f"only {len(found)} of {n} states found, {need} of them must have contacts")
 
 
-def _restart(mjm, data, rng):
+def _restart(mjm, data, rng, key, spread):
     mujoco.mj_resetData(mjm, data)
-    mujoco.mj_integratePos(mjm, data.qpos, rng.normal(size=mjm.nv) * 0.1, 1.0)
-    data.qvel[:] = rng.normal(size=mjm.nv) * 0.1
+    if key is not None:
+        mujoco.mj_resetDataKeyframe(mjm, data, key)
+    mujoco.mj_integratePos(mjm, data.qpos, rng.normal(size=mjm.nv) * spread, 1.0)
+    data.qvel[:] += rng.normal(size=mjm.nv) * spread
     mujoco.mj_forward(mjm, data)
 
 

@@ -45,9 +45,11 @@ DATA_FIELDS = (
 FEATURE_FIELDS = {
     "tendon": ("ten_J", "ten_length", "ten_velocity"),
     "spatial_tendon": ("site_xpos",),
+    "tendon_wrap": ("ten_wrapadr", "wrap_obj", "wrap_xpos"),
     "site_actuation": ("site_xpos", "site_xmat"),
     "actuator_force_limit": ("qfrc_actuator",),
     "discrete": ("qH", "crb"),
+    "body_equality": ("xpos", "xquat"),  # connect and weld
 }
 CONTACT_FIELDS = (
     "dist",
@@ -97,6 +99,7 @@ class Substep:
     """One substep: the view of Data, and the solver's last Hessian, factor and residual."""
 
     d: mjw.Data
+    fields: tuple[str, ...]  # of `d`, that belong to the record
     solver_h: wp.array  # (nworld, nv_pad, nv_pad), upper triangle
     solver_hfactor: wp.array  # (nworld, nv_pad, nv_pad) for nv > 32, else (nworld, 0, 0)
     solver_Jaref: wp.array  # (nworld, njmax)

@@ -31,6 +31,7 @@ from . import finite_diff as fd
 from .kinks import Stepper
 from .step import Physics
 
+ERROR, COSINE = 1e-2, 0.9999  # what is promised of rollouts that compare
 _EPS = (1e-6, 1e-5)  # widths of the free differences
 _DOUBT = 1e-3  # where the two widths disagree more, they prove nothing
 
@@ -92,23 +93,36 @@ class RolloutAccuracy:
         """Relative error and cosine of every rollout, (n,), by the oracle `free` or `followed`."""
         ours, reference = (x.reshape(len(x), -1) for x in (self.ours, getattr(self, oracle)))
         norms = [np.linalg.norm(x, axis=1) for x in (ours, reference)]
-        error = np.linalg.norm(ours - reference, axis=1) / norms[1]
-        return error, (ours * reference).sum(axis=1) / (norms[0] * norms[1])
+        with np.errstate(divide="ignore", invalid="ignore"):
+            error = np.linalg.norm(ours - reference, axis=1) / norms[1]
+            return error, (ours * reference).sum(axis=1) / (norms[0] * norms[1])
 
-    def summary(self) -> str:
-        """Quartiles of the errors, of the rollouts that compare and of all."""
-        lines = []
+    def summary(self) -> dict[str, dict]:
+        """Errors by oracle: of the rollouts that compare, and of all."""
+        found = {}
         for oracle in ("followed", "free"):
             error, cosine = self.errors(oracle)
             counts = getattr(self, f"{oracle}_counts")
-            for which, mask in (("that compare", counts), ("all", counts | True)):
-                text = f"{oracle}, {which}: {mask.sum()} of {len(mask)} rollouts"
+            found[oracle] = {"compared": int(counts.sum()), "of": len(counts)}
+            for which, mask in (("those", counts), ("all", np.full(len(counts), True))):
                 if mask.any():
-                    marks = " / ".join(f"{x:.0e}" for x in np.quantile(error[mask], (0.5, 0.9, 1)))
-                    text += f", relative error {marks} (median / 90% / worst)"
-                    text += f", 1 - cosine <= {1 - cosine[mask].min():.0e}"
-                lines.append(text)
-        return "\n".join(lines)
+                    marks = [*np.quantile(error[mask], (0.5, 0.9, 1.0)), 1 - cosine[mask].min()]
+                    found[oracle][which] = [float(f"{x:.1e}") for x in marks]
+        return found
+
+    def failures(self) -> list[str]:
+        """What is past its threshold among the rollouts that compare, in words."""
+        found = []
+        for oracle in ("followed", "free"):
+            counts = getattr(self, f"{oracle}_counts")
+            error, cosine = (x[counts] for x in self.errors(oracle))
+            if not (error <= ERROR).all():
+                found.append(f"rollout ({oracle}): relative error {error.max():.0e}")
+            if not (cosine >= COSINE).all():
+                found.append(f"rollout ({oracle}): cosine {cosine.min():.6f}")
+        if not (self.free_counts | self.followed_counts).any():
+            found.append("no rollout compares")
+        return found
 
 
 def rollout_accuracy(

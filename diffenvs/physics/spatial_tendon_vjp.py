@@ -11,7 +11,9 @@ a, v, w, z) leave wrenches, the sites move with their bodies, and the direction 
     x_f of body 2 += X_f = wrench of c_f s n at p2,   of body 1 -= the same at p1
     on p2: (1/l) (1 - n n') sum_f c_f s d_f + sum_f c_f s n x w_f,   y += sum_f f_2 x* X_f
 
-and the force of the cotangent of a point joins `y`; likewise, with the other sign, at `p1`.
+and the force of the cotangent of a point joins `y`; likewise, with the other sign, at `p1`. A path
+that wraps around a geom has two such segments, which end in points that slide on the geom:
+`tendon_wrap_vjp` takes their cotangents to the sites, relative to the geom.
 
 Armature `A` gives the mass matrix `A J^T J` and the bias force `A J^T (dJ/dt qvel)`. Its part of
 `phi` is `A (J mu)(J a + k) - A (J w)(J z)`, where per segment, with the accelerations `e_i` of the
@@ -19,10 +21,11 @@ points while qacc is 0, `d = d_v`, `r = n . d` and `p = d - r n`,
 
     k = dJ/dt qvel = s (n . (e_2 - e_1) + p.p / l),   e = b(p) + w x v(p)
 
-In:  `x_ten_mu, x_ten_a, x_ten_v, x_ten_w, x_ten_z`; the record's `site_xpos`, `cvel`; the fields.
+In:  `x_ten_mu, x_ten_a, x_ten_v, x_ten_w, x_ten_z`; the record's `site_xpos`, `cvel` and, of paths
+     that wrap, `wrap_obj`, `wrap_xpos`; the fields.
 Out: `x_*` and `y` of the bodies, accumulated. The length itself is carried by `tendon_vjp`.
 
-Derivation: `DERIVATION.md`, section 8. Not covered: tendons that wrap around geoms.
+Derivation: `DERIVATION.md`, section 8. Not covered: armature of tendons that wrap around geoms.
 """
 
 import mujoco
@@ -31,39 +34,56 @@ import warp as wp
 
 from .record import Substep
 from .spatial import ang, force_cross, velocity_at, wrench
+from .tendon_wrap_vjp import wrap_vjp
 from .workspace import Flags, Workspace
 
 wp.set_module_options({"enable_backward": False})
 
 _SITE = wp.constant(int(mujoco.mjtWrap.mjWRAP_SITE))
+_PULLEY = wp.constant(int(mujoco.mjtWrap.mjWRAP_PULLEY))
 _MINVAL = wp.constant(float(mujoco.mjMINVAL))
 
 
 @wp.struct
 class Point:
-    """A site of a tendon: its body, and where it is, measured from the centre of the tree."""
+    """A point of a tendon's path: its body, and where it is."""
 
     bodyid: int
-    p: wp.vec3
+    xpos: wp.vec3  # in the world
+    p: wp.vec3  # from the centre of the body's tree
 
 
 @wp.func
 def _point(
     # Model:
     body_rootid: wp.array[int],
-    site_bodyid: wp.array[int],
     # Record:
     subtree_com_in: wp.array2d[wp.vec3],
-    site_xpos_in: wp.array2d[wp.vec3],
     # In:
     worldid: int,
-    siteid: int,
+    bodyid: int,
+    xpos: wp.vec3,
 ) -> Point:
     point = Point()
-    point.bodyid = site_bodyid[siteid]
-    com = subtree_com_in[worldid, body_rootid[point.bodyid]]
-    point.p = site_xpos_in[worldid, siteid] - com
+    point.bodyid = bodyid
+    point.xpos = xpos
+    point.p = xpos - subtree_com_in[worldid, body_rootid[bodyid]]
     return point
+
+
+@wp.func
+def _wrap_xpos(
+    # Record:
+    wrap_xpos_in: wp.array2d[wp.spatial_vector],
+    # In:
+    worldid: int,
+    k: int,
+) -> wp.vec3:
+    """The k-th point of the paths of a world, which are stored in pairs."""
+    pair = wrap_xpos_in[worldid, k // 2]
+    if k % 2 == 0:
+        return wp.vec3(pair[0], pair[1], pair[2])
+    return wp.vec3(pair[3], pair[4], pair[5])
 
 
 @wp.func
@@ -105,13 +125,26 @@ def _force(
     # Out:
     x_io: wp.array2d[wp.spatial_vector],
     y_io: wp.array2d[wp.spatial_vector],
-):
-    """A force that `phi` has on a field at a point that moves with its body."""
+) -> wp.vec3:
+    """A force that `phi` has on a field at a point; returns what it leaves on the point."""
     f = field_in[worldid, point.bodyid]
     x = wrench(point.p, force, torque)
     x_io[worldid, point.bodyid] += x
-    moved = wrench(point.p, wp.cross(force, ang(f)), wp.vec3(0.0))
-    y_io[worldid, point.bodyid] += force_cross(f, x) + moved
+    y_io[worldid, point.bodyid] += force_cross(f, x)
+    return wp.cross(force, ang(f))
+
+
+@wp.func
+def _push(
+    # In:
+    worldid: int,
+    point: Point,
+    force: wp.vec3,
+    # Out:
+    y_io: wp.array2d[wp.spatial_vector],
+):
+    """Cotangent of a point that moves with its body."""
+    y_io[worldid, point.bodyid] += wrench(point.p, force, wp.vec3(0.0))
 
 
 @wp.kernel
@@ -151,13 +184,13 @@ def _tendon_armature_vjp(
     for i in range(adr, adr + tendon_num[tenid] - 1):
         if wrap_type[i] != _SITE or wrap_type[i + 1] != _SITE:
             continue
-        first = _point(
-            body_rootid, site_bodyid, subtree_com_in, site_xpos_in, worldid, wrap_objid[i]
-        )
-        second = _point(
-            body_rootid, site_bodyid, subtree_com_in, site_xpos_in, worldid, wrap_objid[i + 1]
-        )
-        dif = site_xpos_in[worldid, wrap_objid[i + 1]] - site_xpos_in[worldid, wrap_objid[i]]
+        siteid = wrap_objid[i]
+        xpos = site_xpos_in[worldid, siteid]
+        first = _point(body_rootid, subtree_com_in, worldid, site_bodyid[siteid], xpos)
+        siteid = wrap_objid[i + 1]
+        xpos = site_xpos_in[worldid, siteid]
+        second = _point(body_rootid, subtree_com_in, worldid, site_bodyid[siteid], xpos)
+        dif = second.xpos - first.xpos
         length = wp.length(dif)
         if first.bodyid == second.bodyid or length < _MINVAL:
             continue
@@ -185,12 +218,20 @@ def _spatial_tendon_vjp(
     wrap_type: wp.array[int],
     wrap_objid: wp.array[int],
     wrap_pulley_scale: wp.array[float],
+    geom_bodyid: wp.array[int],
+    geom_size: wp.array2d[wp.vec3],
     # Record:
     subtree_com_in: wp.array2d[wp.vec3],
     cvel_in: wp.array2d[wp.spatial_vector],
     site_xpos_in: wp.array2d[wp.vec3],
+    geom_xpos_in: wp.array2d[wp.vec3],
+    geom_xmat_in: wp.array2d[wp.mat33],
+    ten_wrapadr_in: wp.array2d[int],
+    wrap_obj_in: wp.array2d[wp.vec2i],
+    wrap_xpos_in: wp.array2d[wp.spatial_vector],
     # In:
     with_pair: bool,
+    with_wrap: bool,
     mu_in: wp.array2d[wp.spatial_vector],
     a_in: wp.array2d[wp.spatial_vector],
     b_in: wp.array2d[wp.spatial_vector],
@@ -222,65 +263,129 @@ def _spatial_tendon_vjp(
         c_z = x_ten_z_in[worldid, tenid]
         armature = tendon_armature[worldid % tendon_armature.shape[0], tenid]
         adr = tendon_adr[tenid]
+        k = int(0)  # of the next point in the record's path
+        if with_wrap:
+            k = ten_wrapadr_in[worldid, tenid]
         for i in range(adr, adr + tendon_num[tenid] - 1):
-            if wrap_type[i] != _SITE or wrap_type[i + 1] != _SITE:
+            if wrap_type[i] == _PULLEY:
+                k += 1
+            if wrap_type[i] != _SITE:
                 continue
-            first = _point(
-                body_rootid, site_bodyid, subtree_com_in, site_xpos_in, worldid, wrap_objid[i]
-            )
-            second = _point(
-                body_rootid, site_bodyid, subtree_com_in, site_xpos_in, worldid, wrap_objid[i + 1]
-            )
-            dif = site_xpos_in[worldid, wrap_objid[i + 1]] - site_xpos_in[worldid, wrap_objid[i]]
-            length = wp.length(dif)
-            if first.bodyid == second.bodyid or length < _MINVAL:
+            k += 1
+            if wrap_type[i + 1] == _PULLEY:
                 continue
-            n = dif / length
-            sn = wrap_pulley_scale[i] * n
 
-            d_v = _difference(cvel_in, worldid, first, second)
-            turn = c_mu * _difference(mu_in, worldid, first, second)
-            turn += c_a * _difference(a_in, worldid, first, second)
-            turn += c_v * d_v
-            _force(mu_in, worldid, second, c_mu * sn, zero, x_mu_io, y_io)
-            _force(mu_in, worldid, first, -c_mu * sn, zero, x_mu_io, y_io)
-            _force(a_in, worldid, second, c_a * sn, zero, x_a_io, y_io)
-            _force(a_in, worldid, first, -c_a * sn, zero, x_a_io, y_io)
-            _force(cvel_in, worldid, second, c_v * sn, zero, x_v_io, y_io)
-            _force(cvel_in, worldid, first, -c_v * sn, zero, x_v_io, y_io)
-            if with_pair:
-                turn += c_w * _difference(w_in, worldid, first, second)
-                turn += c_z * _difference(z_in, worldid, first, second)
-                _force(w_in, worldid, second, c_w * sn, zero, x_w_io, y_io)
-                _force(w_in, worldid, first, -c_w * sn, zero, x_w_io, y_io)
-                _force(z_in, worldid, second, c_z * sn, zero, x_z_io, y_io)
-                _force(z_in, worldid, first, -c_z * sn, zero, x_z_io, y_io)
+            # from this site to the next, straight or by way of two points of a geom
+            siteid = wrap_objid[i]
+            xpos = site_xpos_in[worldid, siteid]
+            start = _point(body_rootid, subtree_com_in, worldid, site_bodyid[siteid], xpos)
+            nsegment = int(1)
+            geomid = int(0)
+            last = i + 1
+            if with_wrap and wrap_type[i + 1] != _SITE:
+                last = i + 2
+                geomid = wrap_objid[i + 1]
+                if wrap_obj_in[worldid, k // 2][k % 2] == geomid:
+                    nsegment = 2
+            siteid = wrap_objid[last]
+            xpos = site_xpos_in[worldid, siteid]
+            end = _point(body_rootid, subtree_com_in, worldid, site_bodyid[siteid], xpos)
+            touch0 = start
+            touch1 = end
+            adj_touch0 = zero
+            adj_touch1 = zero
+            if nsegment == 2:
+                bodyid = geom_bodyid[geomid]
+                xpos = _wrap_xpos(wrap_xpos_in, worldid, k)
+                touch0 = _point(body_rootid, subtree_com_in, worldid, bodyid, xpos)
+                xpos = _wrap_xpos(wrap_xpos_in, worldid, k + 1)
+                touch1 = _point(body_rootid, subtree_com_in, worldid, bodyid, xpos)
+                k += 2
 
-            cot = zero  # of p2 - p1, through the direction
-            if armature != 0.0:
-                c = armature * ten_mu_in[worldid, tenid]
-                r = wp.dot(n, d_v)
-                p = d_v - r * n
-                e = _acceleration(cvel_in, b_in, worldid, second)
-                turn += c * (e - _acceleration(cvel_in, b_in, worldid, first))
-                scale = c * wrap_pulley_scale[i] / length
-                cot = -(scale / length) * (wp.dot(p, p) * n + 2.0 * r * p)
-                force = c * sn
-                for side in range(2):
-                    point = first
-                    sign = float(-1.0)
-                    if side == 1:
-                        point = second
-                        sign = float(1.0)
-                    v = cvel_in[worldid, point.bodyid]
-                    u = velocity_at(v, point.p)
-                    _force(b_in, worldid, point, sign * force, zero, x_b_io, y_io)
-                    on_v = sign * (wp.cross(force, ang(v)) + 2.0 * scale * p)
-                    torque = sign * wp.cross(u, force)
-                    _force(cvel_in, worldid, point, on_v, torque, x_v_io, y_io)
-            cot += wrap_pulley_scale[i] / length * (turn - n * wp.dot(n, turn))
-            y_io[worldid, second.bodyid] += wrench(second.p, cot, zero)
-            y_io[worldid, first.bodyid] -= wrench(first.p, cot, zero)
+            for part in range(nsegment):
+                first = start
+                second = end
+                if nsegment == 2 and part == 0:
+                    second = touch0
+                elif nsegment == 2:
+                    first = touch1
+                dif = second.xpos - first.xpos
+                length = wp.length(dif)
+                if first.bodyid == second.bodyid or length < _MINVAL:
+                    continue
+                n = dif / length
+                sn = wrap_pulley_scale[i] * n
+
+                d_v = _difference(cvel_in, worldid, first, second)
+                turn = c_mu * _difference(mu_in, worldid, first, second)
+                turn += c_a * _difference(a_in, worldid, first, second)
+                turn += c_v * d_v
+                on2 = _force(mu_in, worldid, second, c_mu * sn, zero, x_mu_io, y_io)
+                on1 = _force(mu_in, worldid, first, -c_mu * sn, zero, x_mu_io, y_io)
+                on2 += _force(a_in, worldid, second, c_a * sn, zero, x_a_io, y_io)
+                on1 += _force(a_in, worldid, first, -c_a * sn, zero, x_a_io, y_io)
+                on2 += _force(cvel_in, worldid, second, c_v * sn, zero, x_v_io, y_io)
+                on1 += _force(cvel_in, worldid, first, -c_v * sn, zero, x_v_io, y_io)
+                if with_pair:
+                    turn += c_w * _difference(w_in, worldid, first, second)
+                    turn += c_z * _difference(z_in, worldid, first, second)
+                    on2 += _force(w_in, worldid, second, c_w * sn, zero, x_w_io, y_io)
+                    on1 += _force(w_in, worldid, first, -c_w * sn, zero, x_w_io, y_io)
+                    on2 += _force(z_in, worldid, second, c_z * sn, zero, x_z_io, y_io)
+                    on1 += _force(z_in, worldid, first, -c_z * sn, zero, x_z_io, y_io)
+
+                cot = zero  # of second - first, through the direction
+                if armature != 0.0:
+                    c = armature * ten_mu_in[worldid, tenid]
+                    r = wp.dot(n, d_v)
+                    p = d_v - r * n
+                    e = _acceleration(cvel_in, b_in, worldid, second)
+                    turn += c * (e - _acceleration(cvel_in, b_in, worldid, first))
+                    scale = c * wrap_pulley_scale[i] / length
+                    cot = -(scale / length) * (wp.dot(p, p) * n + 2.0 * r * p)
+                    f = c * sn
+                    on2 += _force(b_in, worldid, second, f, zero, x_b_io, y_io)
+                    on1 += _force(b_in, worldid, first, -f, zero, x_b_io, y_io)
+                    v2 = cvel_in[worldid, second.bodyid]
+                    v1 = cvel_in[worldid, first.bodyid]
+                    f2 = wp.cross(f, ang(v2)) + 2.0 * scale * p
+                    f1 = wp.cross(f, ang(v1)) + 2.0 * scale * p
+                    t2 = wp.cross(velocity_at(v2, second.p), f)
+                    t1 = wp.cross(velocity_at(v1, first.p), f)
+                    on2 += _force(cvel_in, worldid, second, f2, t2, x_v_io, y_io)
+                    on1 += _force(cvel_in, worldid, first, -f1, -t1, x_v_io, y_io)
+                cot += wrap_pulley_scale[i] / length * (turn - n * wp.dot(n, turn))
+                on2 += cot
+                on1 -= cot
+                _push(worldid, second, on2, y_io)
+                _push(worldid, first, on1, y_io)
+                if part == 0:
+                    adj_touch0 = on2
+                else:
+                    adj_touch1 = on1
+
+            if nsegment == 2:
+                # the touching points slide on the geom as the sites move relative to it
+                center = geom_xpos_in[worldid, geomid]
+                rot = geom_xmat_in[worldid, geomid]
+                adj_start, adj_end = wrap_vjp(
+                    wrap_type[i + 1],
+                    geom_size[worldid % geom_size.shape[0], geomid][0],
+                    wp.vec3(rot[0, 2], rot[1, 2], rot[2, 2]),
+                    start.xpos - center,
+                    end.xpos - center,
+                    touch0.xpos - center,
+                    touch1.xpos - center,
+                    adj_touch0,
+                    adj_touch1,
+                )
+                _push(worldid, start, adj_start, y_io)
+                _push(worldid, end, adj_end, y_io)
+                bodyid = geom_bodyid[geomid]
+                start = _point(body_rootid, subtree_com_in, worldid, bodyid, start.xpos)
+                end = _point(body_rootid, subtree_com_in, worldid, bodyid, end.xpos)
+                _push(worldid, start, -adj_start, y_io)
+                _push(worldid, end, -adj_end, y_io)
 
 
 def spatial_tendon_vjp(m: mjw.Model, flags: Flags, s: Substep, ws: Workspace) -> None:
@@ -310,8 +415,16 @@ def spatial_tendon_vjp(m: mjw.Model, flags: Flags, s: Substep, ws: Workspace) ->
         inputs=[
             m.ntendon,
             *path,
+            m.geom_bodyid,
+            m.geom_size,
             *record,
+            d.geom_xpos,
+            d.geom_xmat,
+            d.ten_wrapadr,
+            d.wrap_obj,
+            d.wrap_xpos,
             flags.pair,
+            flags.tendon_wrap,
             ws.mu,
             ws.a,
             ws.b,

@@ -34,6 +34,7 @@ _PAIR_CONTACTS = {
     (_GEOM.mjGEOM_PLANE, _GEOM.mjGEOM_MESH): 4,
     (_GEOM.mjGEOM_CAPSULE, _GEOM.mjGEOM_CAPSULE): 2,
 }
+_RK4 = mujoco.mjtIntegrator.mjINT_RK4
 _STATE_FIELDS = ("qpos", "qvel", "act", "qacc_warmstart")
 
 
@@ -114,7 +115,11 @@ class Physics:
             self._solver = solver_hessian.Solver(self.m, self.d, mjm.opt.solver)
             self._flags = Flags.of(mjm, self.m.body_freeadr.size)
             ctx = self._solver.ctx
-            self._scratch = Substep(self.d, ctx.h, ctx.hfactor, ctx.Jaref)
+            if mjm.opt.integrator == _RK4 and _reads_body_velocity(self.m):
+                ctrl = wp.zeros((nworld, self.nu), dtype=float)
+                self._scratch = make_substep(self.m, self._flags, self.d, self._solver, ctrl)
+            else:
+                self._scratch = Substep(self.d, ctx.h, ctx.hfactor, ctx.Jaref)
             self._workspace = Workspace(self.m, self.d, self._flags)
         self._unchecked = 0  # steps since the last look at overflows
         self._staged: StagedStep | None = None  # of `step` without a tape
@@ -343,6 +348,10 @@ def _copy_state(target, source) -> None:
 def _forward(m: mjw.Model, s: Substep, solver, retain: bool) -> None:
     """`mujoco_warp.forward` without sensors, energy and sleep; the Hessian is kept if `retain`."""
     d = s.d
+    if _reads_body_velocity(m):
+        mjw.kinematics(m, d)
+        mjw.com_pos(m, d)
+        mjw.com_vel(m, d)
     mjw.fwd_position(m, d, factorize=False)
     mjw.fwd_velocity(m, d)
     mjw.fwd_actuation(m, d)
@@ -353,6 +362,15 @@ def _forward(m: mjw.Model, s: Substep, solver, retain: bool) -> None:
         solver_hessian.solve(d, solver)
     if m.opt.integrator == mujoco.mjtIntegrator.mjINT_DISCRETE and m.body_freeadr.size > 0:
         private.discrete_free_gyro(m, d, d.qacc, d.qacc, False)
+
+
+def _reads_body_velocity(m: mjw.Model) -> bool:
+    """Whether `fwd_position` reads `cvel` and `cdof_dot`, for the rows of connect and weld.
+
+    Only `fwd_velocity`, which comes later, computes them. Stock mujoco_warp hence takes those of an
+    earlier step, also in its `rungekutta4`; we compute them first, as MuJoCo does.
+    """
+    return m.eq_connect_adr.size + m.eq_wld_adr.size > 0
 
 
 _INTEGRATE = {
@@ -413,5 +431,7 @@ def _most_rows(mjm: mujoco.MjModel, ncon: int) -> int:
     nrow = dim if elliptic or dim == 1 else 2 * (dim - 1)
     limits = mjm.jnt_limited.sum() + mjm.tendon_limited.sum()
     losses = np.sum(mjm.dof_frictionloss > 0) + np.sum(mjm.tendon_frictionloss > 0)
-    equalities = np.sum(mjm.eq_type == int(mujoco.mjtEq.mjEQ_TENDON))
+    per_equality = {mujoco.mjtEq.mjEQ_CONNECT: 3, mujoco.mjtEq.mjEQ_WELD: 6}
+    active = mjm.eq_type[mjm.eq_active0.astype(bool)]
+    equalities = sum(per_equality.get(mujoco.mjtEq(kind), 1) for kind in active)
     return max(int(equalities + losses + limits) + ncon * nrow, 1)

@@ -2,7 +2,7 @@
 
     next_activation, next_position -> velocity solve (w, z, adj_qacc) -> forward_vjp
 
-    forward_vjp: H mu = adj_qacc -> bodies -> actuators, passive forces, limits, contacts -> sweep
+    forward_vjp: H mu = adj_qacc -> bodies -> actuators, passive forces, constraints -> sweep
 
 Forces in joint space add to the cotangents at once; what acts along tendons waits for `tendon_vjp`,
 what acts on bodies for the sweep.
@@ -19,6 +19,7 @@ from .actuator_vjp import actuator_vjp
 from .constraint_vjp import limit_vjp
 from .contact_vjp import contact_vjp
 from .discrete_vjp import discrete_vjp, free_body_vjp
+from .equality_vjp import equality_vjp
 from .fluid_vjp import fluid_vjp
 from .friction_vjp import friction_vjp
 from .gravcomp_vjp import gravcomp_vjp
@@ -82,6 +83,7 @@ def forward_vjp(
         gravcomp_vjp(m, flags, s, ws)
     if flags.fluid:
         fluid_vjp(m, flags, s, ws)
+    equality_vjp(m, flags, s, ws, adj)
     limit_vjp(m, flags, s, ws, adj)
     if flags.friction:
         friction_vjp(m, flags, s, ws, adj)

@@ -12,7 +12,7 @@ from .check import has_shapes
 from .check_actuator import depends_on_velocity, is_plain
 from .spatial import mat66, vec7
 
-_DSBL, _TRN = mujoco.mjtDisableBit, mujoco.mjtTrn
+_DSBL, _TRN, _EQ = mujoco.mjtDisableBit, mujoco.mjtTrn, mujoco.mjtEq
 FIELDS = ("mu", "a", "b", "w", "z", "x_mu", "x_a", "x_b", "x_v", "x_w", "x_z", "y")
 
 TENDON_FIELDS = (
@@ -53,6 +53,9 @@ class Flags:
     tendon_equality: bool
     spatial_tendon: bool
     spatial_tendon_armature: bool
+    tendon_wrap: bool  # a path leads around a geom
+    joint_equality: bool
+    body_equality: bool  # connect or weld
     shapes: bool  # geoms collide that need contact_shape_vjp
 
     @classmethod
@@ -91,6 +94,11 @@ class Flags:
             or implicit_fluid
         )
         pair = pair or implicit_matrix
+        equality = enabled(_DSBL.mjDSBL_CONSTRAINT, _DSBL.mjDSBL_EQUALITY)
+
+        def has_equality(*types: mujoco.mjtEq) -> bool:
+            return equality and bool(np.isin(mjm.eq_type, [int(t) for t in types]).any())
+
         return cls(
             implicitfast=implicitfast,
             discrete=discrete,
@@ -116,6 +124,8 @@ class Flags:
             free_bodies=free_bodies,
             shapes=has_shapes(mjm),
             **_tendon_flags(mjm, enabled),
+            joint_equality=has_equality(_EQ.mjEQ_JOINT),
+            body_equality=has_equality(_EQ.mjEQ_CONNECT, _EQ.mjEQ_WELD),
         )
 
 
@@ -149,6 +159,8 @@ def _tendon_flags(mjm: mujoco.MjModel, enabled: Callable[..., bool]) -> dict[str
         or found["spatial_tendon_armature"]
     )
     found["spatial_tendon"] = found["tendon"] and bool(spatial.any())
+    geoms = (int(mujoco.mjtWrap.mjWRAP_SPHERE), int(mujoco.mjtWrap.mjWRAP_CYLINDER))
+    found["tendon_wrap"] = found["tendon"] and bool(np.isin(mjm.wrap_type, geoms).any())
     return found
 
 
