@@ -380,17 +380,10 @@ def test_check_refuses_unknown_field(monkeypatch):
 
 
 UNDER_DISCRETE = {
-    "spring": ({"joint": 'stiffness="1 2"'}, "joint 'h' has polynomial stiffness under discrete"),
-    "damper": ({"joint": 'damping="1 2"'}, "joint 'h' has polynomial damping under discrete"),
-    "friction": ({"joint": 'frictionloss="0.1"'}, "joint 'h' has frictionloss under discrete"),
-    "ball": (
-        {"joint": 'type="ball" stiffness="1"'},
-        "joint 'h' (ball or free) has a spring under discrete: set integrator to implicitfast",
-    ),
     "actuator": (
         {
-            "extra": '<actuator><intvelocity name="act" joint="h" kp="1" actrange="-1 1"/>'
-            "</actuator>"
+            "extra": '<actuator><general name="act" joint="h" dyntype="integrator" '
+            'gaintype="affine" gainprm="1 2"/></actuator>'
         },
         "actuator 'act' is more than an affine force at a hinge or slide without actuatorfrcrange",
     ),

@@ -90,7 +90,7 @@ class RowCoefficients:
     pos: float  # of -aref by pos, where J qvel is zero
     pos_vel: float  # what J qvel adds to that, per unit
     vel: float  # of -aref by J qvel
-    vel_friction: float  # the same for the friction rows of an elliptic cone
+    vel_friction: float  # the same for rows without stiffness: friction
     log_D: float  # of log D by pos
 
 
@@ -103,7 +103,7 @@ def row_coefficients(
     solimp: vec5,
     pos: float,
 ) -> RowCoefficients:
-    """Of a contact or a limit; see `DERIVATION.md`, section 6, for the integrator discrete."""
+    """Of contacts, limits and friction; for discrete see `DERIVATION.md`, section 6."""
     flags = disableflags
     if discrete:
         flags = flags | _DSBL_REFSAFE  # it treats stiff rows in its own way, below

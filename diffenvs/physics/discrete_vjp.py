@@ -11,14 +11,17 @@ positive). The coefficients of constraint rows differ as well (`constraint_vjp.r
 In:  `mu`, the solution of `H mu = adj_qacc`; `adj_qH`, the cotangent of the diagonal of the matrix.
 Out: `adj_qpos`, `adj_qvel`, `adj_ctrl`, accumulated:
 
-    adj_qvel -= h K mu;    adj_ctrl -= dK/dctrl (mu (h^2 qacc + h qvel) + h^2 adj_qH)
-                                      + dB/dctrl h (mu qacc + adj_qH)
+    adj_qvel -= h K mu
+    adj_x -= dK/dx (mu (h^2 qacc + h qvel) + h^2 adj_qH) + dB/dx h (mu qacc + adj_qH)
+
+for `x` the position and velocity of a joint with polynomial stiffness and damping, and the control
+of an actuator with an affine gain.
 
 The matrix of a tree that is a single free body without contacts also holds h times the velocity
 derivative of its gyroscopic force (`free_body`): `mu` is solved for anew there.
 
-Derivation: `DERIVATION.md`, section 6. Not covered: tendons, equality, friction loss, activations,
-transmissions other than a hinge or slide joint (`check.py` refuses them).
+Derivation: `DERIVATION.md`, section 6. Not covered: equality, tendons, a fluid, activations under
+an affine gain, transmissions other than hinges and slides (`check.py` refuses them).
 """
 
 import mujoco
@@ -33,6 +36,7 @@ from .free_body import (
     solve6,
     vec6,
 )
+from .passive_vjp import damping_derivative, rotation_between, vec3_at, vec4_at
 from .record import Substep
 from .spatial import vec10
 from .workspace import Cotangent, Flags, Workspace
@@ -40,6 +44,8 @@ from .workspace import Cotangent, Flags, Workspace
 wp.set_module_options({"enable_backward": False})
 
 _GAIN_AFFINE = wp.constant(int(mujoco.mjtGain.mjGAIN_AFFINE))
+_FREE = wp.constant(int(mujoco.mjtJoint.mjJNT_FREE))
+_BALL = wp.constant(int(mujoco.mjtJoint.mjJNT_BALL))
 _BIAS_AFFINE = wp.constant(int(mujoco.mjtBias.mjBIAS_AFFINE))
 
 
@@ -109,22 +115,93 @@ def _free_body_vjp(
         adj_qvel_io[worldid, adr + 3 + k] -= h * change[3 + k]
 
 
+@wp.func
+def _change(mu: wp.vec3, a: wp.vec3, v: wp.vec3, metric: wp.vec3, h: float) -> float:
+    """Derivative of phi by a stiffness that some dofs share."""
+    return h * wp.dot(mu, h * a + v) + h * h * (metric[0] + metric[1] + metric[2])
+
+
 @wp.kernel
-def _spring_vjp(
+def _joint_metric_vjp(
     # Model:
     opt_timestep: wp.array[float],
+    qpos_spring: wp.array2d[float],
+    jnt_type: wp.array[int],
+    jnt_qposadr: wp.array[int],
+    jnt_dofadr: wp.array[int],
     jnt_stiffness: wp.array2d[float],
-    dof_jntid: wp.array[int],
+    jnt_stiffnesspoly: wp.array2d[wp.vec2],
+    dof_damping: wp.array2d[float],
+    dof_dampingpoly: wp.array2d[wp.vec2],
+    # Record:
+    qpos_in: wp.array2d[float],
+    qvel_in: wp.array2d[float],
+    qacc_in: wp.array2d[float],
     # In:
+    with_spring: bool,
+    with_damper: bool,
     mu_in: wp.array2d[float],
+    adj_qH_in: wp.array2d[float],
     # Out:
+    adj_qpos_io: wp.array2d[float],
     adj_qvel_io: wp.array2d[float],
 ):
-    """The force `h K qvel` of the springs of hinge and slide joints."""
-    worldid, dofid = wp.tid()
+    """Stiffness and damping of one joint, where they resist."""
+    worldid, jntid = wp.tid()
     h = opt_timestep[worldid % opt_timestep.shape[0]]
-    stiffness = jnt_stiffness[worldid % jnt_stiffness.shape[0], dof_jntid[dofid]]
-    adj_qvel_io[worldid, dofid] -= h * wp.max(stiffness, 0.0) * mu_in[worldid, dofid]
+    adr = jnt_dofadr[jntid]
+    qadr = jnt_qposadr[jntid]
+    jnttype = jnt_type[jntid]
+    ndof = int(1)
+    if jnttype == _FREE:
+        ndof = 6
+    elif jnttype == _BALL:
+        ndof = 3
+
+    if with_damper:
+        for i in range(adr, adr + ndof):
+            v = qvel_in[worldid, i]
+            poly = dof_dampingpoly[worldid % dof_dampingpoly.shape[0], i]
+            damping = dof_damping[worldid % dof_damping.shape[0], i]
+            if damping_derivative(damping, poly, v) > 0.0:
+                dB = 2.0 * poly[0] * wp.sign(v) + 6.0 * poly[1] * v
+                change = mu_in[worldid, i] * qacc_in[worldid, i] + adj_qH_in[worldid, i]
+                adj_qvel_io[worldid, i] -= h * dB * change
+
+    if not with_spring:
+        return
+    stiffness = jnt_stiffness[worldid % jnt_stiffness.shape[0], jntid]
+    poly = jnt_stiffnesspoly[worldid % jnt_stiffnesspoly.shape[0], jntid]
+    ref = worldid % qpos_spring.shape[0]
+    if ndof == 1:
+        x = qpos_in[worldid, qadr] - qpos_spring[ref, qadr]
+        K = stiffness + x * (2.0 * poly[0] + 3.0 * poly[1] * x)
+        if K > 0.0:
+            mu = mu_in[worldid, adr]
+            change = h * mu * (h * qacc_in[worldid, adr] + qvel_in[worldid, adr])
+            change += h * h * adj_qH_in[worldid, adr]
+            adj_qvel_io[worldid, adr] -= h * K * mu
+            adj_qpos_io[worldid, adr] -= (2.0 * poly[0] + 6.0 * poly[1] * x) * change
+        return
+    for part in range(ndof // 3):
+        x3 = vec3_at(qpos_in, worldid, qadr) - vec3_at(qpos_spring, ref, qadr)
+        if jnttype == _BALL or part == 1:
+            turned = vec4_at(qpos_in, worldid, qadr)
+            x3 = rotation_between(vec4_at(qpos_spring, ref, qadr), turned)
+        r = wp.length(x3)
+        K = stiffness + r * (2.0 * poly[0] + 3.0 * poly[1] * r)
+        if K > 0.0:
+            mu3 = vec3_at(mu_in, worldid, adr)
+            v3 = vec3_at(qvel_in, worldid, adr)
+            a3 = vec3_at(qacc_in, worldid, adr)
+            change = _change(mu3, a3, v3, vec3_at(adj_qH_in, worldid, adr), h)
+            # a rotation about the axis of the rotation vector changes its length alone
+            dq = (2.0 * poly[0] + 6.0 * poly[1] * r) * change * wp.normalize(x3)
+            for k in range(3):
+                adj_qvel_io[worldid, adr + k] -= h * K * mu3[k]
+                adj_qpos_io[worldid, adr + k] -= dq[k]
+        adr += 3
+        qadr += 3
 
 
 @wp.kernel
@@ -234,13 +311,29 @@ def free_body_vjp(
 def discrete_vjp(m: mjw.Model, flags: Flags, s: Substep, ws: Workspace, adj: Cotangent) -> None:
     """Adjoint of the forces that the metric adds; `ws.adj_qH` is that of `metric_ratio_vjp`."""
     d = s.d
-    if flags.spring:
-        wp.launch(
-            _spring_vjp,
-            dim=(d.nworld, m.nv),
-            inputs=[m.opt.timestep, m.jnt_stiffness, m.dof_jntid, ws.joint_mu],
-            outputs=[adj.qvel],
-        )
+    wp.launch(
+        _joint_metric_vjp,
+        dim=(d.nworld, m.njnt),
+        inputs=[
+            m.opt.timestep,
+            m.qpos_spring,
+            m.jnt_type,
+            m.jnt_qposadr,
+            m.jnt_dofadr,
+            m.jnt_stiffness,
+            m.jnt_stiffnesspoly,
+            m.dof_damping,
+            m.dof_dampingpoly,
+            d.qpos,
+            d.qvel,
+            d.qacc,
+            flags.spring,
+            flags.damper,
+            ws.joint_mu,
+            ws.adj_qH,
+        ],
+        outputs=[adj.qpos, adj.qvel],
+    )
     if flags.actuation:
         wp.launch(
             _actuator_metric_vjp,

@@ -1,7 +1,7 @@
 """Adjoint of the ratio of metrics that the integrator `discrete` divides D by.
 
-Forward, for the rows of one limit or contact, with `J` the first of them and `qH` a matrix with the
-diagonal of `M + h B + h^2 K` (`discrete_vjp`):
+Forward, for the rows of one friction loss, limit or contact, with `J` the first of them and `qH` a
+matrix with the diagonal of `M + h B + h^2 K` (`discrete_vjp`):
 
     D /= scale,   scale = num / den,   num = sum_c J_c^2 / qH_cc,   den = sum_c J_c^2 / M_cc
 
@@ -19,7 +19,7 @@ the sweep. The diagonals change with the composite inertia `I_j` behind a dof `j
 
     d M_cc / d qpos_j = -2 S_j . (S_c x* I_j S_c)     for c before the joint of j, else 0
 
-Derivation: `DERIVATION.md`, section 6. Not covered: rows of equality, friction loss and tendons.
+Derivation: `DERIVATION.md`, section 6. Not covered: rows of equality and of tendons.
 """
 
 import mujoco
@@ -34,6 +34,7 @@ from .workspace import Cotangent, Flags, Workspace
 wp.set_module_options({"enable_backward": False})
 
 _LIMIT_JOINT = wp.constant(int(mujoco.mjtConstraint.mjCNSTR_LIMIT_JOINT))
+_FRICTION_DOF = wp.constant(int(mujoco.mjtConstraint.mjCNSTR_FRICTION_DOF))
 _FREE = wp.constant(int(mujoco.mjtJoint.mjJNT_FREE))
 _BALL = wp.constant(int(mujoco.mjtJoint.mjJNT_BALL))
 
@@ -60,7 +61,7 @@ def _adj_qH(r: _Metric, J: float, qH: float) -> float:
 
 
 @wp.kernel
-def _limit_scale_vjp(
+def _joint_ratio_vjp(
     # Model:
     jnt_type: wp.array[int],
     jnt_qposadr: wp.array[int],
@@ -68,6 +69,7 @@ def _limit_scale_vjp(
     jnt_range: wp.array2d[wp.vec2],
     M_rownnz: wp.array[int],
     M_rowadr: wp.array[int],
+    dof_frictionloss: wp.array2d[float],
     # Record:
     ne_in: wp.array[int],
     nf_in: wp.array[int],
@@ -77,6 +79,7 @@ def _limit_scale_vjp(
     M_in: wp.array2d[float],
     efc_type_in: wp.array2d[int],
     efc_id_in: wp.array2d[int],
+    efc_D_in: wp.array2d[float],
     efc_force_in: wp.array2d[float],
     Jaref_in: wp.array2d[float],
     # In:
@@ -86,12 +89,23 @@ def _limit_scale_vjp(
     adj_M_out: wp.array2d[float],
     adj_qH_out: wp.array2d[float],
 ):
-    """Ratios of the limits of joints; clears the cotangents of the diagonals."""
+    """Ratios of friction losses and limits of joints; clears the cotangents of the diagonals."""
     worldid = wp.tid()
     for dofid in range(adj_M_out.shape[1]):
         adj_M_out[worldid, dofid] = 0.0
         adj_qH_out[worldid, dofid] = 0.0
-    first = ne_in[worldid] + nf_in[worldid]
+    first = ne_in[worldid]
+    for efcid in range(first, wp.min(first + nf_in[worldid], Jaref_in.shape[1])):
+        if efc_type_in[worldid, efcid] != _FRICTION_DOF:
+            continue
+        dofid = efc_id_in[worldid, efcid]
+        loss = dof_frictionloss[worldid % dof_frictionloss.shape[0], dofid]
+        if efc_D_in[worldid, efcid] * wp.abs(Jaref_in[worldid, efcid]) < loss:
+            last = M_rowadr[dofid] + M_rownnz[dofid] - 1
+            yf = mu_in[worldid, dofid] * efc_force_in[worldid, efcid]
+            adj_qH_out[worldid, dofid] -= yf / qH_in[worldid, last]
+            adj_M_out[worldid, dofid] += yf / M_in[worldid, last]
+    first += nf_in[worldid]
     for efcid in range(first, wp.min(first + nl_in[worldid], Jaref_in.shape[1])):
         if efc_type_in[worldid, efcid] != _LIMIT_JOINT or Jaref_in[worldid, efcid] >= 0.0:
             continue
@@ -150,7 +164,7 @@ def _row_entry(
 
 
 @wp.kernel
-def _contact_scale_vjp(
+def _contact_ratio_vjp(
     # Model:
     body_rootid: wp.array[int],
     body_weldid: wp.array[int],
@@ -356,7 +370,7 @@ def metric_ratio_vjp(m: mjw.Model, flags: Flags, s: Substep, ws: Workspace, adj:
     """Adjoint of the ratios of all limits and contacts."""
     d = s.d
     wp.launch(
-        _limit_scale_vjp,
+        _joint_ratio_vjp,
         dim=d.nworld,
         inputs=[
             m.jnt_type,
@@ -365,6 +379,7 @@ def metric_ratio_vjp(m: mjw.Model, flags: Flags, s: Substep, ws: Workspace, adj:
             m.jnt_range,
             m.M_rownnz,
             m.M_rowadr,
+            m.dof_frictionloss,
             d.ne,
             d.nf,
             d.nl,
@@ -373,6 +388,7 @@ def metric_ratio_vjp(m: mjw.Model, flags: Flags, s: Substep, ws: Workspace, adj:
             d.M,
             d.efc.type,
             d.efc.id,
+            d.efc.D,
             d.efc.force,
             s.solver_Jaref,
             ws.joint_mu,
@@ -380,7 +396,7 @@ def metric_ratio_vjp(m: mjw.Model, flags: Flags, s: Substep, ws: Workspace, adj:
         outputs=[adj.qpos, ws.adj_M, ws.adj_qH],
     )
     wp.launch(
-        _contact_scale_vjp,
+        _contact_ratio_vjp,
         dim=d.nworld,
         inputs=[
             m.body_rootid,

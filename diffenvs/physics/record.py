@@ -99,7 +99,6 @@ class Substep:
     """One substep: the view of Data, and the solver's last Hessian, factor and residual."""
 
     d: mjw.Data
-    fields: tuple[str, ...]  # of `d`, that belong to the record
     solver_h: wp.array  # (nworld, nv_pad, nv_pad), upper triangle
     solver_hfactor: wp.array  # (nworld, nv_pad, nv_pad) for nv > 32, else (nworld, 0, 0)
     solver_Jaref: wp.array  # (nworld, njmax)
