@@ -64,7 +64,8 @@ ARM = """
     </spatial>
   </tendon>
   <actuator>
-    <motor name="motor" jointinparent="shoulder" gear="4" ctrlrange="-0.7 0.7"/>
+    <motor name="motor" jointinparent="shoulder" gear="4" ctrlrange="-0.7 0.7"
+           damping="0.02 0.01 0.02" armature="0.001"/>
     <muscle name="muscle" joint="elbow" gear="0.7" lengthrange="-1 1" force="8" range="0.75 1.05"
             vmax="1.3" fvmax="1.4" lmin="0.4" lmax="1.6" timeconst="0.03 0.06"/>
     <muscle name="smooth" joint="shoulder" gear="-0.5" lengthrange="-0.8 0.9" scale="50"
@@ -77,9 +78,10 @@ ARM = """
     <general name="early" joint="elbow" dyntype="integrator" gaintype="affine"
              gainprm="3 0.5 0.4" actrange="-0.3 0.5" actearly="true" ctrlrange="-0.9 0.9"/>
     <general name="palm" joint="palm" gear="1 0.5 -0.3" gaintype="affine" gainprm="2 1 0.3"
-             biastype="affine" biasprm="0.1 -2 -0.1"/>
+             biastype="affine" biasprm="0.1 -2 -0.1" damping="0.1 0.03 0.05" armature="0.01"/>
     <position name="palm_in_parent" jointinparent="palm" gear="-0.4 1 0.6" kp="2" kv="0.15"/>
-    <position name="across" tendon="across" gear="1.3" kp="2" kv="0.3" forcerange="-2 2"/>
+    <position name="across" tendon="across" gear="1.3" kp="2" kv="0.3" forcerange="-2 2"
+              damping="0.3" armature="0.02"/>
     <general name="filtered" tendon="across" gear="-0.7" dyntype="filter" dynprm="0.1"
              gaintype="affine" gainprm="2 1" biastype="affine" biasprm="0.1 -1 -0.2"/>
     <muscle name="sinew" tendon="sinew" gear="0.9" lengthrange="0.2 1" force="6" vmax="2.5"

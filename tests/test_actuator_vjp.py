@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from diffenvs.physics import finite_diff as fd
+from diffenvs.physics import linearize
 from diffenvs.physics.accuracy import MEDIAN, WORST, step_vjp
 
 NUM_STATES = 16
@@ -24,6 +25,7 @@ def vjp_errors(mjm, states, seed=0):
     after, pulled = step_vjp(mjm, states, cotangents)
     exact, data = fd.converged(mjm), mujoco.MjData(mjm)
     errors, drift, trusted = [], [], []
+    influence = dict.fromkeys(("qpos", "qvel", "act", "ctrl"), 0)
     for i, c in enumerate(cotangents):
         inputs = {name: getattr(states, name)[i] for name in ("qpos", "qvel", "act", "ctrl")}
         found = fd.transition(exact, **inputs)
@@ -32,12 +34,13 @@ def vjp_errors(mjm, states, seed=0):
         row = []
         for name, values in inputs.items():
             expected = reference[name]
-            assert expected.size == 0 or np.linalg.norm(expected) > 1e-4, "nothing to compare"
+            influence[name] += expected.size == 0 or np.linalg.norm(expected) > 1e-4
             row.append(fd.relative_error(pulled[name][i], expected))
             getattr(data, name)[:] = values
         errors.append(row)
         mujoco.mj_step(exact, data)
         drift.append(fd.relative_error(after[i], np.r_[data.qpos, data.qvel, data.act]))
+    assert min(influence.values()) >= len(cotangents) / 2, "too little to compare"
     return np.array(errors), np.array(drift), np.array(trusted)
 
 
@@ -57,3 +60,47 @@ def test_actuator_vjp_vs_central_differences(name, integrator):
     """Every transmission, activation, gain and bias, in every integrator."""
     mjm = actuator_models.load(name, integrator)
     check(mjm, actuator_models.states(mjm, NUM_STATES))
+
+
+def test_linearize_vs_central_differences_activations():
+    """The rows and columns of the activations are in the matrices."""
+    mjm = actuator_models.load("limb", "euler")
+    states = actuator_models.states(mjm, 2)
+    found_A, found_B = linearize(mjm, states.qpos, states.qvel, states.ctrl, states.act)
+    exact = fd.converged(mjm)
+    for i, (q, v, a, u) in enumerate(zip(*states[:4], strict=True)):
+        expected = fd.transition(exact, q, v, u, a)
+        np.testing.assert_allclose(found_A[i], expected.A, atol=1e-4 * np.abs(expected.A).max())
+        np.testing.assert_allclose(found_B[i], expected.B, atol=1e-4 * np.abs(expected.B).max())
+
+
+TURNS = """
+<mujoco>
+  <compiler angle="radian" autolimits="true"/>
+  <option timestep="0.01"/>
+  <worldbody>
+    <site name="ground" euler="0.3 0.1 -0.4"/>
+    <body>
+      <joint name="ball" type="ball" damping="0.1"/>
+      <geom type="capsule" fromto="0 0 0 0.1 0.08 -0.2" size="0.05" mass="0.6"/>
+      <site name="tip" pos="0.05 -0.03 -0.1" euler="-0.4 0.2 0.6"/>
+    </body>
+  </worldbody>
+  <actuator>
+    <position joint="ball" gear="0.6 0.3 -1" kp="2" kv="0.2"/>
+    <intvelocity jointinparent="ball" gear="0.8 -0.3 0.1" kp="2" actrange="-9 9"/>
+    <general site="tip" refsite="ground" gear="0 0 0 0.5 0.8 -0.3" dyntype="filter" dynprm="0.1"
+             gainprm="1.5" biastype="affine" biasprm="0 -1.5 -0.1"/>
+  </actuator>
+</mujoco>"""
+
+
+@pytest.mark.parametrize("integrator", actuator_models.INTEGRATORS)
+def test_actuator_vjp_vs_central_differences_turns(integrator):
+    """A servo that follows an angle takes the nearest turn of its target."""
+    mjm = mujoco.MjModel.from_xml_string(TURNS)
+    mjm.opt.integrator = actuator_models.INTEGRATORS[integrator]
+    states = actuator_models.states(mjm, NUM_STATES)
+    rng = np.random.default_rng(1)
+    act, ctrl = (np.float32(rng.uniform(-8, 8, x.shape)) for x in (states.act, states.ctrl))
+    check(mjm, states._replace(act=act.astype(float), ctrl=ctrl.astype(float)))

@@ -102,10 +102,6 @@ REFUSED = {
         lambda: build(joint='stiffness="1" springyield="1"'),
         "joint 'h' has a spring that yields",
     ),
-    "actuatorfrcrange": (
-        lambda: build(joint='actuatorfrcrange="-1 1"'),
-        "joint 'h' has actuatorfrcrange: set actuatorfrclimited to false",
-    ),
     "surfacevel": (lambda: build(geom='surfacevel="1 0 0"'), "geom 'tip' has a surface velocity"),
     "adhesion": (lambda: build(geom='adhesion="1"'), "geom 'tip' has adhesion: set adhesion to 0"),
     "pair solref": (
@@ -145,62 +141,58 @@ REFUSED = {
         lambda: tendon('actuatorfrclimited="true" actuatorfrcrange="-1 1"'),
         "tendon 't' has actuatorfrcrange",
     ),
-    "on tendon": (
-        lambda: actuator('<motor name="act" tendon="t"/>'),
-        "actuator 'act' has actuator_trntype mjTRN_TENDON: drive a joint instead",
-    ),
-    "on site": (
-        lambda: actuator('<motor name="act" site="here"/>'),
-        "actuator 'act' has actuator_trntype mjTRN_SITE: drive a joint instead",
-    ),
-    "in parent": (
-        lambda: actuator('<motor name="act" jointinparent="h"/>'),
-        "actuator 'act' has actuator_trntype mjTRN_JOINTINPARENT",
-    ),
     "on body": (
         lambda: actuator('<adhesion name="act" body="link" ctrlrange="0 1"/>'),
         "actuator 'act' has actuator_trntype mjTRN_BODY",
     ),
-    "on ball": (
-        lambda: build(
-            joint='type="ball"',
-            extra='<actuator><motor name="act" joint="h" gear="1 0 0"/></actuator>',
-        ),
-        "actuator 'act' drives joint 'h', which is free or ball: drive hinge or slide joints",
-    ),
-    "integrator": (
-        lambda: actuator('<intvelocity name="act" joint="h" actrange="-1 1"/>'),
-        "actuator 'act' has actuator_dyntype mjDYN_INTEGRATOR: set dyntype to none",
-    ),
-    "filter": (
-        lambda: actuator('<general name="act" joint="h" dyntype="filter" dynprm="0.1"/>'),
-        "actuator 'act' has actuator_dyntype mjDYN_FILTER: set dyntype to none",
-    ),
-    "filterexact": (
-        lambda: actuator('<general name="act" joint="h" dyntype="filterexact" dynprm="0.1"/>'),
-        "actuator 'act' has actuator_dyntype mjDYN_FILTEREXACT",
-    ),
-    "muscle": (
-        lambda: actuator('<muscle name="act" joint="h" lengthrange="-1 1"/>'),
-        "actuator 'act' has actuator_gaintype mjGAIN_MUSCLE: set gaintype to fixed or affine",
-    ),
     "user bias": (
         lambda: actuator('<general name="act" joint="h" biastype="user"/>'),
-        "actuator 'act' has actuator_biastype mjBIAS_USER: set biastype to none or affine",
+        "actuator 'act' has actuator_biastype mjBIAS_USER: set biastype to none, affine or",
+    ),
+    "on crank": (
+        lambda: actuator(
+            '<general name="act" cranksite="here" slidersite="here" cranklength="1"/>'
+        ),
+        "actuator 'act' has actuator_trntype mjTRN_SLIDERCRANK: drive a joint, a tendon or a site",
+    ),
+    "filterexact": (
+        lambda: build(
+            'integrator="RK4"',
+            extra='<actuator><general name="act" joint="h" dyntype="filterexact" dynprm="1"/>'
+            "</actuator>",
+        ),
+        "actuator 'act' has dyntype filterexact under RK4",
+    ),
+    "force range on site": (
+        lambda: build(
+            joint='actuatorfrcrange="-1 1"',
+            extra='<actuator><motor name="act" site="here"/></actuator>',
+        ),
+        "joint 'h' has actuatorfrcrange in a model with actuators at sites or tendons",
+    ),
+    "force range and gravcomp": (
+        lambda: build(joint='actuatorfrcrange="-1 1" actuatorgravcomp="true"'),
+        "joint 'h' has actuatorfrcrange and actuatorgravcomp: remove one of them",
+    ),
+    "implicit free body": (
+        lambda: build(
+            'integrator="implicitfast"',
+            world=falling(SPHERE).replace("<freejoint/>", '<joint name="free" type="free"/>'),
+            extra='<actuator><damper name="act" joint="free" kv="1" ctrlrange="0 1"/></actuator>',
+        ),
+        "actuator 'act' acts on the free body 'body_other' by a force that depends on velocity",
+    ),
+    "implicit branches": (
+        lambda: build(
+            'integrator="implicitfast"',
+            world='<body><joint name="branch"/><geom size="0.1"/></body>',
+            extra='<tendon><fixed name="t"><joint joint="h" coef="1"/><joint joint="branch" '
+            'coef="1"/></fixed></tendon><actuator><muscle name="act" tendon="t" '
+            'lengthrange="0 1"/></actuator>',
+        ),
+        "actuator 'act' couples joints of two branches by a force that depends on velocity",
     ),
     "pid": (lambda: actuator('<pid name="act" joint="h"/>'), "actuator 'act' has actuator_"),
-    "actuator damping": (
-        lambda: actuator('<motor name="act" joint="h" damping="1"/>'),
-        "actuator 'act' has damping: set the damping of its joint instead",
-    ),
-    "actuator dampoly": (
-        lambda: actuator('<motor name="act" joint="h" damping="0 1"/>'),
-        "actuator 'act' has polynomial damping",
-    ),
-    "actuator armature": (
-        lambda: actuator('<motor name="act" joint="h" armature="1"/>'),
-        "actuator 'act' has armature: set the armature of its joint instead",
-    ),
     "delay": (
         lambda: actuator('<motor name="act" joint="h" delay="0.01" nsample="3"/>'),
         "actuator 'act' has a delay: set delay to 0",

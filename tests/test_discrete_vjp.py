@@ -3,6 +3,7 @@
 import feature_models
 import mujoco
 import numpy as np
+import passive_models
 import pytest
 from test_step_vjp import NUM_STATES, check, load_gymnasium
 
@@ -51,6 +52,30 @@ def test_discrete_vjp_vs_central_differences_free_bodies():
     states = feature_models.states(mjm, NUM_STATES, seed=1)
     turning = np.tile([1, 1, 1, 10, 10, 10], mjm.nv // 6)
     check(mjm, states._replace(qvel=(states.qvel * turning).astype(np.float32).astype(float)))
+
+
+def test_discrete_vjp_vs_central_differences_passive():
+    """Polynomial springs and dampers, also of ball and free joints, and gravity compensation."""
+    mjm = passive_models.load("discrete")
+    mjm.opt.density = mjm.opt.viscosity = 0
+    states = passive_models.states(mjm, NUM_STATES, seed=1)
+    check(mjm, states._replace(ncon=np.ones(NUM_STATES)))
+
+
+FILTERED = """
+    <general joint="swing" dyntype="filter" dynprm="0.1" gainprm="6" biastype="affine"
+             biasprm="0 -6 -0.5"/>
+  </actuator>"""
+
+
+def test_discrete_vjp_vs_central_differences_friction():
+    """Friction losses that hold some joints, and a servo on an activation."""
+    mjm = mujoco.MjModel.from_xml_string(feature_models.ARM.replace("</actuator>", FILTERED))
+    mjm.opt.integrator = mujoco.mjtIntegrator.mjINT_DISCRETE
+    mjm.dof_frictionloss[:] = 3
+    states = feature_models.states(mjm, NUM_STATES, seed=3)
+    act = np.random.default_rng(0).normal(size=(NUM_STATES, 1)).astype(np.float32)
+    check(mjm, states._replace(act=act.astype(float)))
 
 
 @pytest.mark.parametrize("flag", ["mjDSBL_SPRING", "mjDSBL_DAMPER"])

@@ -19,7 +19,7 @@ The transmissions (`transmission_vjp`, `site_vjp`) turn them into cotangents: wi
 
 on `m mu`, `m w`, `m qacc_eff`, `V`, `L` and `u`, see `phi_coefficients`. A servo that follows an
 angle (on a ball joint, or of a site against another) takes the nearest of all turns of `u`, which
-changes no derivative. Derivation: `DERIVATION.md`, section 8.
+changes no derivative. Derivation: `DERIVATION.md`, "Actuators".
 """
 
 import mujoco

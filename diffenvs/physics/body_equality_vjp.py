@@ -14,7 +14,7 @@ In:  the bodies' fields `mu`, `a`, `b`, `v`, the poses of the bodies, the record
 Out: `x_mu, x_a, x_b, x_v, y` of both bodies, accumulated, rows in order. Static and mocap bodies
      receive theirs as well: `y - b_ x* x_b` is the cotangent of the pose of a mocap body.
 
-Derivation: `DERIVATION.md`, section 8.
+Derivation: `DERIVATION.md`, section 10.
 """
 
 import mujoco

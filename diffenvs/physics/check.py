@@ -6,7 +6,7 @@ refused: enumerations and flags are compared with the values that are supported,
 `check_model` looks at the whole compiled model and reports everything it found in one message.
 
 Harmless, hence accepted: visual elements, sites, sensors other than geom distances, keyframes, user
-data, tendons that measure only, and mocap bodies (their pose is a constant and gets no gradient).
+data, tendons that measure only, and mocap bodies (their pose is an input, see `inputs.py`).
 """
 
 from collections import defaultdict
@@ -18,6 +18,7 @@ import numpy as np
 from .check_actuator import check_actuators
 from .check_discrete import check_discrete
 from .check_tendon import exerting, tendon_problems
+from .fold import folded
 
 
 class UnsupportedFeature(ValueError):
@@ -26,7 +27,8 @@ class UnsupportedFeature(ValueError):
 
 def check_model(mjm: mujoco.MjModel) -> None:
     """Raise `UnsupportedFeature` with every element of `mjm` that can't be differentiated."""
-    found = [problem for check in _CHECKS for problem in check(mjm)]
+    equivalent = folded(mjm)
+    found = [problem for check in _CHECKS for problem in check(equivalent)]
     if not found:
         return
     name = mjm.names[: mjm.names.index(b"\0")].decode()
@@ -152,14 +154,6 @@ _ONLY = {
     "tendon_plasticadr": ("tendon", -1, "a plastic spring", "set springyield to 0"),
     "tendon_actfrclimited": ("tendon", 0, "actuatorfrcrange", "remove actuatorfrcrange"),
     "actuator_plugin": ("actuator", -1, "a plugin", "remove the plugin"),
-    "actuator_damping": ("actuator", 0, "damping", "set the damping of its joint instead"),
-    "actuator_dampingpoly": (
-        "actuator",
-        0,
-        "polynomial damping",
-        "set the damping of its joint instead",
-    ),
-    "actuator_armature": ("actuator", 0, "armature", "set the armature of its joint instead"),
     "actuator_delay": ("actuator", 0, "a delay", "set delay to 0"),
     "actuator_history": ("actuator", 0, "a history of controls", "set nsample to 0"),
     "actuator_ctrlnum": ("actuator", 1, "several controls or none", "give it one control"),
@@ -215,7 +209,8 @@ _EMPTY = {"nflex": "flex", "nplugin": "plugin"}
 
 # Fields of the elements that move or touch something, besides those of the tables above.
 _FIELDS_FREE = set(
-    """body_gravcomp dof_dampingpoly jnt_stiffnesspoly
+    """actuator_armature actuator_damping actuator_dampingpoly body_gravcomp dof_dampingpoly
+    jnt_stiffnesspoly
     actuator_acc0 actuator_actadr actuator_actearly actuator_actlimited actuator_actnum
     actuator_actrange actuator_biasprm actuator_cranklength actuator_ctrladr actuator_ctrllimited
     actuator_ctrlrange actuator_ctrlspec actuator_dynprm actuator_forcelimited actuator_forcerange
@@ -318,18 +313,12 @@ def _fields(mjm: mujoco.MjModel) -> Iterator[str]:
 def _passive_forces(mjm: mujoco.MjModel) -> Iterator[str]:
     """Gravity compensation through actuators, and what of a fluid is not covered."""
     actuation = mjm.nactuator and not mjm.opt.disableflags & int(_DISABLE.mjDSBL_ACTUATION)
-    if mjm.body_gravcomp.any():
+    if mjm.body_gravcomp.any() and not actuation:
         for i in np.flatnonzero(mjm.jnt_actgravcomp).tolist():
-            if mjm.jnt_actfrclimited[i]:
-                yield (
-                    f"{_name(mjm, 'joint', i)} has actuatorgravcomp and actuatorfrcrange: set "
-                    "actuatorgravcomp to false, or actuatorfrclimited to false"
-                )
-            if not actuation:
-                yield (
-                    f"{_name(mjm, 'joint', i)} has actuatorgravcomp, which does nothing where no "
-                    "actuator is enabled: set actuatorgravcomp to false"
-                )
+            yield (
+                f"{_name(mjm, 'joint', i)} has actuatorgravcomp, which does nothing where no "
+                "actuator is enabled: set actuatorgravcomp to false"
+            )
     for field in ("density", "viscosity"):
         if getattr(mjm.opt, field) < 0:
             yield f"option {field} = {getattr(mjm.opt, field):g}: set it to 0 or more"

@@ -10,7 +10,7 @@ of `constraint_vjp`; in addition `J` changes with `q2`.
 In:  the record's `D` and `force`, and `mu`.
 Out: `adj_qpos`, `adj_qvel`, accumulated, rows in order.
 
-Derivation: `DERIVATION.md`, section 8. Not covered: equalities of flexes.
+Derivation: `DERIVATION.md`, section 10. Not covered: equalities of flexes.
 """
 
 import mujoco

@@ -13,6 +13,7 @@ import mujoco_warp as mjw
 import warp as wp
 
 from . import solver_hessian
+from .inputs import Inputs
 from .workspace import Flags
 
 # of mujoco_warp.Data; what the adjoint reads, in the shapes that `mujoco_warp.Data` documents
@@ -70,9 +71,10 @@ RK4_NODES = (0.5, 0.5, 1.0)  # of the second to the fourth stage
 RK4_WEIGHTS = (1.0 / 6.0, 1.0 / 3.0, 1.0 / 3.0, 1.0 / 6.0)
 
 
-def data_fields(flags: Flags) -> tuple[str, ...]:
-    """`DATA_FIELDS` and those that only some models need."""
+def data_fields(flags: Flags, inputs: Inputs) -> tuple[str, ...]:
+    """`DATA_FIELDS` and those that only some models or inputs need."""
     extra = [names for flag, names in FEATURE_FIELDS.items() if getattr(flags, flag)]
+    extra += [tuple(inputs.given()), () if inputs.xfrc_applied is None else ("xipos",)]
     return tuple(dict.fromkeys(itertools.chain(DATA_FIELDS, *extra)))
 
 
@@ -102,11 +104,10 @@ class Substep:
     solver_h: wp.array  # (nworld, nv_pad, nv_pad), upper triangle
     solver_hfactor: wp.array  # (nworld, nv_pad, nv_pad) for nv > 32, else (nworld, 0, 0)
     solver_Jaref: wp.array  # (nworld, njmax)
-    system_M: wp.array | None = (
-        None  # (nworld, nC): M + h E of implicitfast, where E is not diagonal
-    )
+    system_M: wp.array | None = None  # (nworld, nC): M + h E, where E is not diagonal
     rungekutta4: RungeKutta4 | None = None
     fields: tuple[str, ...] = DATA_FIELDS  # of `d`, that belong to the record
+    inputs: tuple[str, ...] = ()  # fields of Inputs that the step is given
 
     def arrays(self) -> list[wp.array]:
         """All that it retains."""
@@ -129,11 +130,13 @@ class Record:
 
     Attributes:
         substeps: what each substep retains.
+        inputs: the inputs of the step, shared by its substeps.
         qpos_next, qvel_next: state after the last substep, (nworld, nq) and (nworld, nv).
         filled: whether a step has been recorded.
     """
 
     substeps: list[Substep]
+    inputs: Inputs
     qpos_next: wp.array
     qvel_next: wp.array
     filled: bool = False
@@ -146,13 +149,13 @@ class Record:
         return sum(a.capacity for a in {a.ptr: a for a in arrays if a.ptr}.values())
 
 
-def make_substep(m: mjw.Model, flags: Flags, d: mjw.Data, solver, ctrl: wp.array) -> Substep:
-    """Allocates one substep; `ctrl` is shared by the substeps of a step."""
-    first = _make_stage(flags, d, solver, ctrl)
+def make_substep(m: mjw.Model, flags: Flags, d: mjw.Data, solver, inputs: Inputs) -> Substep:
+    """Allocates one substep; `inputs` are shared by the substeps of a step."""
+    first = _make_stage(flags, d, solver, inputs)
     if flags.implicit_matrix:
         first.system_M = wp.zeros_like(d.M)
     if m.opt.integrator == mujoco.mjtIntegrator.mjINT_RK4:
-        stages = [_make_stage(flags, d, solver, ctrl) for _ in RK4_NODES]
+        stages = [_make_stage(flags, d, solver, inputs) for _ in RK4_NODES]
         for stage in stages:  # the solver of every stage starts where the first one did
             stage.d.qacc_warmstart = first.d.qacc_warmstart
         rates = [first.d.qvel, *(wp.zeros_like(first.d.qvel) for _ in RK4_NODES)]
@@ -166,16 +169,17 @@ def make_substep(m: mjw.Model, flags: Flags, d: mjw.Data, solver, ctrl: wp.array
     return first
 
 
-def _make_stage(flags: Flags, d: mjw.Data, solver, ctrl: wp.array) -> Substep:
+def _make_stage(flags: Flags, d: mjw.Data, solver, inputs: Inputs) -> Substep:
     def own(struct, names):
         # clones: the simulator sets the poses of static bodies and geoms once, at allocation
         return {name: wp.clone(getattr(struct, name)) for name in names}
 
-    fields = data_fields(flags)
+    fields = data_fields(flags, inputs)
     view = dataclasses.replace(
         d,
-        **(own(d, fields) | {"ctrl": ctrl}),
+        **(own(d, fields) | inputs.given()),
         contact=dataclasses.replace(d.contact, **own(d.contact, CONTACT_FIELDS)),
         efc=dataclasses.replace(d.efc, **own(d.efc, EFC_FIELDS)),
     )
-    return Substep(d=view, fields=fields, **solver_hessian.make_retained(solver))
+    retained = solver_hessian.make_retained(solver)
+    return Substep(d=view, fields=fields, inputs=tuple(inputs.given()), **retained)

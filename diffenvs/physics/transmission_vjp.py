@@ -14,7 +14,7 @@ Out: `adj_qpos`, `adj_qvel`, `adj_ctrl` accumulated; `x_ten_*` accumulated; `adj
      cotangent of the input of an actuator that has an activation.
 
 A joint's `actuatorfrcrange` clamps the sum of all its actuators, which then have no derivative
-there. Derivation: `DERIVATION.md`, section 8.
+there. Derivation: `DERIVATION.md`, "Actuators".
 """
 
 import mujoco

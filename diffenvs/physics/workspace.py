@@ -1,7 +1,7 @@
 """What the stages of the adjoint share: flags of the model, cotangents, scratch memory."""
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import mujoco
 import mujoco_warp as mjw
@@ -173,12 +173,23 @@ class Cotangent:
         qvel: (nworld, nv).
         act: (nworld, na).
         ctrl: (nworld, nu); shared by the substeps of a step, which hold the control.
+        qfrc_applied, xfrc_applied, mocap_pos, mocap_quat: of the other fields of Inputs, in their
+            shapes and shared likewise; None until a record is made for them.
     """
 
     qpos: wp.array
     qvel: wp.array
     act: wp.array
     ctrl: wp.array
+    qfrc_applied: wp.array | None = None
+    xfrc_applied: wp.array | None = None
+    mocap_pos: wp.array | None = None
+    mocap_quat: wp.array | None = None
+
+    def zero_inputs(self, names: Iterable[str]) -> None:
+        """Clears the cotangents of these inputs."""
+        for name in _with_pose(names):
+            getattr(self, name).zero_()
 
     def zero_state(self) -> None:
         """Clears all but the inputs."""
@@ -195,6 +206,12 @@ class RungeKutta4:
     adj_rate: list[wp.array]
     adj_rate_mean: wp.array
     adj_act_dot: list[wp.array]  # of every stage, (nworld, na)
+
+
+def _with_pose(names: Iterable[str]) -> set[str]:
+    """The two halves of a mocap body's pose have their cotangents computed together."""
+    pose = {"mocap_pos", "mocap_quat"}
+    return set(names) | (pose if pose & set(names) else set())
 
 
 class Workspace:
@@ -279,3 +296,12 @@ class Workspace:
                 adj_rate_mean=joint(),
                 adj_act_dot=[activation() for _ in range(4)],
             )
+
+    def make_inputs(self, d: mjw.Data, names: Iterable[str]) -> None:
+        """Allocates the cotangents of these inputs, unless they are there."""
+        stage = [self.rungekutta4.adj] if self.rungekutta4 is not None else []
+        for name in _with_pose(names):
+            if getattr(self.adj[0], name) is None:
+                array = wp.zeros_like(getattr(d, name))
+                for adj in (*self.adj, *stage):
+                    setattr(adj, name, array)
