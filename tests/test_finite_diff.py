@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from diffenvs.physics import finite_diff as fd
+from diffenvs.physics import kinks
 
 PENDULUM = """
 <mujoco>
@@ -177,7 +178,9 @@ def test_transition_kink_at_cone():
     def zone(speed):
         data.qvel[:] = 0, speed
         mujoco.mj_forward(mjm, data)
-        return fd._cone_zone(data.efc_J.reshape(-1, 2) @ data.qacc - data.efc_aref, data.contact[0])
+        return kinks.cone_zone(
+            data.efc_J.reshape(-1, 2) @ data.qacc - data.efc_aref, data.contact[0]
+        )
 
     assert (zone(0.0), zone(1.0)) == (1, 2)
     low, high = 0.0, 1.0
@@ -269,3 +272,122 @@ def test_has_steep_capsule(degrees, steep):
     mujoco.mj_forward(mjm, data)
     assert data.ncon > 0
     assert fd.has_steep_capsule(mjm, data) == steep
+
+
+CARRIED = """
+<mujoco>
+  <option timestep="0.004" gravity="0 0 -3" cone="elliptic"/>
+  <worldbody>
+    <body name="hand" mocap="true" pos="0.1 0.2 0.3" euler="20 10 30">
+      <geom type="capsule" size="0.1 0.2"/>
+    </body>
+    <body name="load" pos="0.15 0.2 0.45">
+      <freejoint/>
+      <geom type="sphere" size="0.1" pos="0 0.01 0"/>
+      <body pos="0.2 0 0"><joint axis="0 1 0"/><geom size="0.05" pos="0.1 0 0"/></body>
+    </body>
+  </worldbody>
+</mujoco>"""
+
+
+def test_transition_of_forces_and_mocap():
+    """Applied forces act as they should, and the mocap pose as moving everything else back."""
+    mjm = fd.converged(mujoco.MjModel.from_xml_string(CARRIED))
+    rng = np.random.default_rng(0)
+    data = mujoco.MjData(mjm)
+    mujoco.mj_forward(mjm, data)
+    assert data.ncon == 1
+    qvel, qfrc, xfrc = rng.normal(size=7), rng.normal(size=7), rng.normal(size=(mjm.nbody, 6))
+    found = fd.transition(
+        mjm,
+        data.qpos,
+        qvel,
+        np.zeros(0),
+        qfrc_applied=qfrc,
+        xfrc_applied=xfrc,
+        mocap_pos=data.mocap_pos,
+        mocap_quat=data.mocap_quat,
+    )
+    assert not found.kink
+    assert found.by("xfrc_applied").shape == (14, mjm.nbody, 6)
+    assert np.linalg.norm(found.by("qfrc_applied")) > 1e-3
+    # a force at the centre of mass of a body is its Jacobian's transpose in joint space
+    for body in range(mjm.nbody):
+        jacp, jacr = np.zeros((3, 7)), np.zeros((3, 7))
+        mujoco.mj_jacBodyCom(mjm, data, jacp, jacr, body)
+        expected = found.by("qfrc_applied") @ np.vstack([jacp, jacr]).T
+        np.testing.assert_allclose(found.by("xfrc_applied")[:, body], expected, atol=1e-9)
+    # without gravity, moving the hand is moving the load back and the result forth again
+    mjm.opt.gravity[:] = 0
+    kwargs = {"mocap_pos": data.mocap_pos, "mocap_quat": data.mocap_quat}
+    found = fd.transition(mjm, data.qpos, qvel, np.zeros(0), **kwargs)
+    forth = np.zeros((14, 3))
+    forth[:3] = np.eye(3)
+    np.testing.assert_allclose(found.by("mocap_pos")[:, 0], forth - found.A[:, :3], atol=1e-6)
+    hand = data.mocap_pos[0]
+
+    def turned(qpos, qvel):
+        """Rates of (dq, qvel) when the world turns about the hand's centre."""
+        rate = np.zeros((14, 3))
+        rotation = np.zeros(9)
+        mujoco.mju_quat2Mat(rotation, qpos[3:7])
+        rate[:3] = -_cross(qpos[:3] - hand)
+        rate[3:6] = rotation.reshape(3, 3).T
+        rate[7:10] = -_cross(qvel[:3])
+        return rate
+
+    expected = turned(found.qpos, found.qvel) - found.A @ turned(data.qpos, qvel)
+    np.testing.assert_allclose(found.by("mocap_quat")[:, 0], expected, atol=1e-6)
+    cotangent = rng.normal(size=14)
+    pulled = found.vjp(cotangent)
+    np.testing.assert_allclose(pulled.mocap_pos, [cotangent @ found.by("mocap_pos")[:, 0]])
+    assert pulled.mocap_quat.shape == (1, 3)
+    assert pulled.qfrc_applied is None
+    assert len(found.vjp_error(cotangent)) == 6
+
+
+def _cross(p):
+    """The matrix of p ×."""
+    return np.array([[0, -p[2], p[1]], [p[2], 0, -p[0]], [-p[1], p[0], 0]])
+
+
+def test_contact_rich_states_from_a_keyframe():
+    """Play starts near the keyframe, and uses that part of the controls that it is told to."""
+    xml = feature_models.ARM.replace(
+        "</mujoco>",
+        '<keyframe><key qpos="0.2 0.3 0 0 1 0 0 0 1 0 0 0 0.5" ctrl="0.7 0 0 0 0 0"/></keyframe>'
+        "</mujoco>",
+    )
+    mjm = mujoco.MjModel.from_xml_string(xml)
+    options = {"contacts": 0.0, "key": 0, "restart": 7, "every": 1}
+    near = fd.contact_rich_states(mjm, 14, spread=1e-4, vigor=0.1, **options)
+    assert np.abs(near.qpos[[0, 7], :2] - [0.2, 0.3]).max() < 0.02
+    assert (near.ctrl[:, 0] > 0.7 - 0.1 * 1.4 - 1e-6).all()
+    assert (near.ctrl[:, 0] <= np.float32(0.7)).all()
+    assert np.abs(near.ctrl[:, 2]).max() < 0.1 + 1e-6
+    far = fd.contact_rich_states(mjm, 14, spread=0.3, **options)
+    assert np.abs(far.qpos[[0, 7], :2] - [0.2, 0.3]).max() > 0.05
+    assert np.abs(far.ctrl[:, 2]).max() > 0.2
+
+
+@pytest.mark.parametrize("integrator", ["EULER", "RK4", "IMPLICITFAST", "DISCRETE"])
+@pytest.mark.parametrize("cone", feature_models.CONES)
+def test_converged_whatever_the_solver_does(integrator, cone):
+    """With every integrator the solver's path to the solution makes no difference."""
+    mjm = feature_models.load("arm", "euler", cone)
+    mjm.opt.integrator = mujoco.mjtIntegrator.__members__[f"mjINT_{integrator}"]
+    mjm = fd.converged(mjm)
+    other = fd.converged(mjm)
+    other.opt.disableflags |= int(mujoco.mjtDisableBit.mjDSBL_ISLAND)
+    other.opt.disableflags |= int(mujoco.mjtDisableBit.mjDSBL_WARMSTART)
+    other.opt.jacobian = mujoco.mjtJacobian.mjJAC_SPARSE
+    states = feature_models.states(mjm, 4, seed=5)
+    assert np.sum(states.ncon) > 0
+    for q, v, u in zip(states.qpos, states.qvel, states.ctrl, strict=True):
+        after = []
+        for m in (mjm, other):
+            data = mujoco.MjData(m)
+            data.qpos[:], data.qvel[:], data.ctrl[:] = q, v, u
+            mujoco.mj_step(m, data)
+            after.append(np.concatenate([data.qpos, data.qvel]))
+        assert fd.relative_error(after[0], after[1]) < 1e-12

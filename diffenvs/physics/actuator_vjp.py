@@ -1,27 +1,28 @@
-"""Adjoint of the joint-space smooth forces: actuators, joint damping, joint springs.
+"""Adjoint of plain actuators, and the diagonal of the implicit terms.
 
 Forward, for actuator `k` on a hinge or slide joint with `gear` (its moment, so length `L = gear
 qpos`, velocity `V = gear qvel`) and the clamped control `u`:
 
     force = (g0 + g1 L + g2 V) u + b0 + b1 L + b2 V,   clamped to `forcerange`
-    qfrc[dof] += gear * force - damping * qvel - stiffness * (qpos - qpos_spring)
+    qfrc[dof] += gear * force
 
 In:  `mu` (nv), the solution of `H mu = adj_qacc`; with an implicit integrator also the pair `w`,
      `z`.
 Out: `adj_qpos`, `adj_qvel`, `adj_ctrl`, accumulated:
 
-    adj_qpos += F_L (gear mu) gear - stiffness mu;   adj_qvel += F_V (gear mu) gear - damping mu
+    adj_qpos += F_L (gear mu) gear;   adj_qvel += F_V (gear mu) gear
     adj_ctrl += F_u (gear mu)  [+ h (gear w)(gear qacc_eff) g2 under implicitfast]
 
 A derivative with respect to a clamped quantity is zero. `implicit_damping` is the diagonal `E` of
 `integrator_vjp`, built from the same derivatives. Derivation: `DERIVATION.md`, section 7.
-Not covered: activations, other transmissions, gains and biases (`check.py` refuses them).
+Models with any other kind of actuator (`Flags.general_actuation`) go through `actuator_force_vjp`.
 """
 
 import mujoco
 import mujoco_warp as mjw
 import warp as wp
 
+from .passive_vjp import damping_derivative
 from .record import Substep
 from .spatial import vec10
 from .workspace import Cotangent, Flags, Workspace
@@ -30,8 +31,6 @@ wp.set_module_options({"enable_backward": False})
 
 _GAIN_AFFINE = wp.constant(int(mujoco.mjtGain.mjGAIN_AFFINE))
 _BIAS_AFFINE = wp.constant(int(mujoco.mjtBias.mjBIAS_AFFINE))
-_HINGE = wp.constant(int(mujoco.mjtJoint.mjJNT_HINGE))
-_SLIDE = wp.constant(int(mujoco.mjtJoint.mjJNT_SLIDE))
 
 
 @wp.func
@@ -46,6 +45,7 @@ def _implicit_damping(
     nactuator: int,
     jnt_dofadr: wp.array[int],
     dof_damping: wp.array2d[float],
+    dof_dampingpoly: wp.array2d[wp.vec2],
     actuator_trnid: wp.array[wp.vec2i],
     actuator_gaintype: wp.array[int],
     actuator_biastype: wp.array[int],
@@ -55,6 +55,7 @@ def _implicit_damping(
     actuator_forcerange: wp.array2d[wp.vec2],
     actuator_gear: wp.array2d[wp.spatial_vector],
     # Record:
+    qvel_in: wp.array2d[float],
     ctrl_in: wp.array2d[float],
     actuator_force_in: wp.array2d[float],
     # In:
@@ -66,9 +67,14 @@ def _implicit_damping(
     """E = damping (- F_V gear^2 of the actuators), one world per thread."""
     worldid = wp.tid()
     for dofid in range(implicit_out.shape[1]):
-        implicit_out[worldid, dofid] = wp.where(
-            with_damping, dof_damping[worldid % dof_damping.shape[0], dofid], 0.0
-        )
+        damping = float(0.0)
+        if with_damping:
+            damping = damping_derivative(
+                dof_damping[worldid % dof_damping.shape[0], dofid],
+                dof_dampingpoly[worldid % dof_dampingpoly.shape[0], dofid],
+                qvel_in[worldid, dofid],
+            )
+        implicit_out[worldid, dofid] = damping
     if not with_actuators:
         return
     for k in range(nactuator):
@@ -168,33 +174,6 @@ def _actuator_vjp(
         adj_ctrl_io[worldid, k] += adj_ctrl
 
 
-@wp.kernel
-def _passive_vjp(
-    # Model:
-    jnt_type: wp.array[int],
-    jnt_stiffness: wp.array2d[float],
-    dof_jntid: wp.array[int],
-    dof_damping: wp.array2d[float],
-    # In:
-    with_spring: bool,
-    with_damper: bool,
-    mu_in: wp.array2d[float],
-    # Out:
-    adj_qpos_io: wp.array2d[float],
-    adj_qvel_io: wp.array2d[float],
-):
-    """Springs of hinge and slide joints, damping of all joints."""
-    worldid, dofid = wp.tid()
-    mu = mu_in[worldid, dofid]
-    if with_damper:
-        adj_qvel_io[worldid, dofid] -= dof_damping[worldid % dof_damping.shape[0], dofid] * mu
-    if with_spring:
-        jntid = dof_jntid[dofid]
-        if jnt_type[jntid] == _HINGE or jnt_type[jntid] == _SLIDE:
-            stiffness = jnt_stiffness[worldid % jnt_stiffness.shape[0], jntid]
-            adj_qpos_io[worldid, dofid] -= stiffness * mu
-
-
 def implicit_damping(m: mjw.Model, flags: Flags, s: Substep, ws: Workspace) -> None:
     """Fills `ws.implicit`, the diagonal `E` of the integrator's system."""
     d = s.d
@@ -205,6 +184,7 @@ def implicit_damping(m: mjw.Model, flags: Flags, s: Substep, ws: Workspace) -> N
             m.nactuator,
             m.jnt_dofadr,
             m.dof_damping,
+            m.dof_dampingpoly,
             m.actuator_trnid,
             m.actuator_gaintype,
             m.actuator_biastype,
@@ -213,36 +193,18 @@ def implicit_damping(m: mjw.Model, flags: Flags, s: Substep, ws: Workspace) -> N
             m.actuator_forcelimited,
             m.actuator_forcerange,
             m.actuator_gear,
+            d.qvel,
             d.ctrl,
             d.actuator_force,
             flags.implicit_damping,
-            flags.implicit_actuation,
+            flags.implicit_actuation and not flags.general_actuation,
         ],
         outputs=[ws.implicit],
     )
 
 
-def passive_vjp(m: mjw.Model, flags: Flags, s: Substep, ws: Workspace, adj: Cotangent) -> None:
-    """Adjoint of the springs and dampers of joints."""
-    d = s.d
-    wp.launch(
-        _passive_vjp,
-        dim=(d.nworld, m.nv),
-        inputs=[
-            m.jnt_type,
-            m.jnt_stiffness,
-            m.dof_jntid,
-            m.dof_damping,
-            flags.spring,
-            flags.damper,
-            ws.joint_mu,
-        ],
-        outputs=[adj.qpos, adj.qvel],
-    )
-
-
 def actuator_vjp(m: mjw.Model, flags: Flags, s: Substep, ws: Workspace, adj: Cotangent) -> None:
-    """Adjoint of the actuators' forces."""
+    """Adjoint of the forces of plain actuators."""
     d = s.d
     wp.launch(
         _actuator_vjp,

@@ -6,7 +6,7 @@ refused: enumerations and flags are compared with the values that are supported,
 `check_model` looks at the whole compiled model and reports everything it found in one message.
 
 Harmless, hence accepted: visual elements, sites, sensors other than geom distances, keyframes, user
-data, tendons that measure only, and mocap bodies (their pose is a constant and gets no gradient).
+data, tendons that measure only, and mocap bodies (their pose is an input, see `inputs.py`).
 """
 
 from collections import defaultdict
@@ -15,6 +15,11 @@ from collections.abc import Iterator
 import mujoco
 import numpy as np
 
+from .check_actuator import check_actuators
+from .check_discrete import check_discrete
+from .check_tendon import exerting, tendon_problems
+from .fold import folded
+
 
 class UnsupportedFeature(ValueError):
     """The model holds something that has no adjoint here; the message lists all of it."""
@@ -22,7 +27,8 @@ class UnsupportedFeature(ValueError):
 
 def check_model(mjm: mujoco.MjModel) -> None:
     """Raise `UnsupportedFeature` with every element of `mjm` that can't be differentiated."""
-    found = [problem for check in _CHECKS for problem in check(mjm)]
+    equivalent = folded(mjm)
+    found = [problem for check in _CHECKS for problem in check(equivalent)]
     if not found:
         return
     name = mjm.names[: mjm.names.index(b"\0")].decode()
@@ -33,10 +39,16 @@ def check_model(mjm: mujoco.MjModel) -> None:
 
 _JOINT, _GEOM = mujoco.mjtJoint, mujoco.mjtGeom
 _DISABLE, _ENABLE = mujoco.mjtDisableBit, mujoco.mjtEnableBit
+_TRN, _DYN = mujoco.mjtTrn, mujoco.mjtDyn
 
 _MAX_DENSE_NV = 60  # mujoco_warp has no dense Jacobian for larger models
-_MIN_ITERATIONS = 4  # with fewer, the active set at the end is often not that of the solution
+_MAX_AUTO_DENSE_NV = 32  # above, jacobian = auto means sparse to mujoco_warp
+# With fewer iterations the active set at the end is often not that of the solution: CG with 20 has
+# worst errors of 4e-2 where 50 give 1e-4.
+_MIN_ITERATIONS = {"iterations": 4, "ls_iterations": 4}
 _MAX_TOLERANCE = 1e-5
+_MIN_ITERATIONS_CG = {"iterations": 50, "ls_iterations": 20}
+_MAX_TOLERANCE_CG = 1e-6
 # Rows of a pyramid grow like 1 / friction^2 against the rest of the Hessian; in single precision
 # so does the gradient's error: 1e-3 at 0.1, 1e-1 at 0.02.
 _MIN_PYRAMID_FRICTION = 0.1
@@ -69,10 +81,14 @@ _OPTIONS = {
             mujoco.mjtIntegrator.mjINT_EULER,
             mujoco.mjtIntegrator.mjINT_RK4,
             mujoco.mjtIntegrator.mjINT_IMPLICITFAST,
+            mujoco.mjtIntegrator.mjINT_DISCRETE,
         ),
-        "set integrator to Euler, RK4 or implicitfast",
+        "set integrator to Euler, RK4, implicitfast or discrete",
     ),
-    "solver": ((mujoco.mjtSolver.mjSOL_NEWTON,), "set solver to Newton"),
+    "solver": (
+        (mujoco.mjtSolver.mjSOL_NEWTON, mujoco.mjtSolver.mjSOL_CG),
+        "set solver to Newton or CG",
+    ),
     "cone": (
         (mujoco.mjtCone.mjCONE_PYRAMIDAL, mujoco.mjtCone.mjCONE_ELLIPTIC),
         "set cone to pyramidal or elliptic",
@@ -86,12 +102,10 @@ _OPTIONS = {
         "set jacobian to auto",
     ),
     "noslip_iterations": ((0,), "set noslip_iterations to 0"),
-    "density": ((0,), "set density to 0: forces of a fluid have no adjoint"),
-    "viscosity": ((0,), "set viscosity to 0: forces of a fluid have no adjoint"),
-    "wind": ((0,), "set wind to 0: forces of a fluid have no adjoint"),
 }
 _OPTIONS_FREE = set(
-    """ccd_iterations ccd_tolerance disableactuator disableflags enableflags gravity impratio
+    """density viscosity wind
+    ccd_iterations ccd_tolerance disableactuator disableflags enableflags gravity impratio
     iterations ls_iterations ls_tolerance magnetic noslip_tolerance o_friction o_margin o_solimp
     o_solref sdf_initpoints sdf_iterations sleep_tolerance timestep tolerance""".split()
 )
@@ -128,39 +142,14 @@ _FLAG_ADVICE = {
 
 # field: (element, value accepted, what it is, what to do instead)
 _ONLY = {
-    "body_gravcomp": ("body", 0, "gravity compensation", "set gravcomp to 0"),
     "body_plugin": ("body", -1, "a plugin", "remove the plugin"),
-    "jnt_stiffnesspoly": ("joint", 0, "polynomial stiffness", "use a linear stiffness"),
     "jnt_springyield": ("joint", 0, "a spring that yields", "set springyield to 0"),
     "jnt_plasticadr": ("joint", -1, "a plastic spring", "set springyield to 0"),
-    "jnt_actfrclimited": (
-        "joint",
-        0,
-        "actuatorfrcrange",
-        "set actuatorfrclimited to false and limit the actuator by forcerange",
-    ),
-    "dof_dampingpoly": ("dof", 0, "polynomial damping", "use a linear damping"),
-    "dof_frictionloss": ("dof", 0, "frictionloss", "set frictionloss to 0, use damping"),
     "geom_plugin": ("geom", -1, "a plugin", "remove the plugin"),
-    "tendon_stiffness": ("tendon", 0, "stiffness", "move the spring to a joint"),
-    "tendon_stiffnesspoly": ("tendon", 0, "polynomial stiffness", "move the spring to a joint"),
     "tendon_springyield": ("tendon", 0, "a spring that yields", "set springyield to 0"),
     "tendon_plasticadr": ("tendon", -1, "a plastic spring", "set springyield to 0"),
-    "tendon_damping": ("tendon", 0, "damping", "move the damping to a joint"),
-    "tendon_dampingpoly": ("tendon", 0, "polynomial damping", "move the damping to a joint"),
-    "tendon_frictionloss": ("tendon", 0, "frictionloss", "set frictionloss to 0"),
-    "tendon_armature": ("tendon", 0, "armature", "move the armature to a joint"),
-    "tendon_limited": ("tendon", 0, "a limit", "limit the joints instead"),
     "tendon_actfrclimited": ("tendon", 0, "actuatorfrcrange", "remove actuatorfrcrange"),
     "actuator_plugin": ("actuator", -1, "a plugin", "remove the plugin"),
-    "actuator_damping": ("actuator", 0, "damping", "set the damping of its joint instead"),
-    "actuator_dampingpoly": (
-        "actuator",
-        0,
-        "polynomial damping",
-        "set the damping of its joint instead",
-    ),
-    "actuator_armature": ("actuator", 0, "armature", "set the armature of its joint instead"),
     "actuator_delay": ("actuator", 0, "a delay", "set delay to 0"),
     "actuator_history": ("actuator", 0, "a history of controls", "set nsample to 0"),
     "actuator_ctrlnum": ("actuator", 1, "several controls or none", "give it one control"),
@@ -176,55 +165,78 @@ _TYPES = {
         ("mjJNT_FREE", "mjJNT_BALL", "mjJNT_HINGE", "mjJNT_SLIDE"),
         "use a free, ball, hinge or slide joint",
     ),
-    "actuator_trntype": ("actuator", mujoco.mjtTrn, ("mjTRN_JOINT",), "drive a joint instead"),
-    "actuator_dyntype": ("actuator", mujoco.mjtDyn, ("mjDYN_NONE",), "set dyntype to none"),
+    "actuator_trntype": (
+        "actuator",
+        _TRN,
+        ("mjTRN_JOINT", "mjTRN_JOINTINPARENT", "mjTRN_TENDON", "mjTRN_SITE"),
+        "drive a joint, a tendon or a site instead",
+    ),
+    "actuator_dyntype": (
+        "actuator",
+        _DYN,
+        (
+            *("mjDYN_NONE", "mjDYN_INTEGRATOR", "mjDYN_FILTER", "mjDYN_FILTEREXACT"),
+            "mjDYN_MUSCLE",
+        ),
+        "set dyntype to none, integrator, filter, filterexact or muscle",
+    ),
+    "eq_type": (
+        "equality",
+        mujoco.mjtEq,
+        ("mjEQ_CONNECT", "mjEQ_WELD", "mjEQ_JOINT", "mjEQ_TENDON"),
+        "use a connect, weld, joint or tendon equality",
+    ),
     "actuator_gaintype": (
         "actuator",
         mujoco.mjtGain,
-        ("mjGAIN_FIXED", "mjGAIN_AFFINE"),
-        "set gaintype to fixed or affine",
+        ("mjGAIN_FIXED", "mjGAIN_AFFINE", "mjGAIN_MUSCLE"),
+        "set gaintype to fixed, affine or muscle",
     ),
     "actuator_biastype": (
         "actuator",
         mujoco.mjtBias,
-        ("mjBIAS_NONE", "mjBIAS_AFFINE"),
-        "set biastype to none or affine",
+        ("mjBIAS_NONE", "mjBIAS_AFFINE", "mjBIAS_MUSCLE"),
+        "set biastype to none, affine or muscle",
     ),
 }
 
 # Sizes that must vanish.
-_EMPTY = {"neq": "equality", "nflex": "flex", "nplugin": "plugin"}
+_EMPTY = {"nflex": "flex", "nplugin": "plugin"}
 
 # Fields of the elements that move or touch something, besides those of the tables above.
 _FIELDS_FREE = set(
     """actuator_acc0 actuator_actadr actuator_actearly actuator_actlimited actuator_actnum
-    actuator_actrange actuator_biasprm actuator_cranklength actuator_ctrladr
-    actuator_ctrllimited actuator_ctrlrange actuator_ctrlspec actuator_dynprm
-    actuator_forcelimited actuator_forcerange actuator_gainprm actuator_gear actuator_group
-    actuator_historyadr actuator_length0 actuator_lengthrange actuator_outadr actuator_trnid
-    actuator_user body_bvhadr body_bvhnum body_conaffinity body_contype body_dofadr body_dofnum
-    body_geomadr body_geomnum body_inertia body_invweight0 body_ipos body_iquat body_jntadr
-    body_jntnum body_margin body_mass body_mocapid body_parentid body_pos body_quat body_rootid
+    actuator_actrange actuator_armature actuator_biasprm actuator_cranklength actuator_ctrladr
+    actuator_ctrllimited actuator_ctrlrange actuator_ctrlspec actuator_damping
+    actuator_dampingpoly actuator_dynprm actuator_forcelimited actuator_forcerange
+    actuator_gainprm actuator_gear actuator_group actuator_historyadr actuator_length0
+    actuator_lengthrange actuator_outadr actuator_trnid actuator_user body_bvhadr body_bvhnum
+    body_conaffinity body_contype body_dofadr body_dofnum body_geomadr body_geomnum
+    body_gravcomp body_inertia body_invweight0 body_ipos body_iquat body_jntadr body_jntnum
+    body_margin body_mass body_mocapid body_parentid body_pos body_quat body_rootid
     body_sameframe body_simple body_subtreemass body_treeid body_user body_weldid dof_M0
-    dof_Madr dof_armature dof_bodyid dof_damping dof_invweight0 dof_jntid dof_length
-    dof_parentid dof_simplenum dof_solimp dof_solref dof_treeid exclude_signature flg_adhesion
+    dof_Madr dof_armature dof_bodyid dof_damping dof_dampingpoly dof_frictionloss dof_invweight0
+    dof_jntid dof_length dof_parentid dof_simplenum dof_solimp dof_solref dof_treeid eq_active0
+    eq_data eq_obj1id eq_obj2id eq_objtype eq_solimp eq_solref exclude_signature flg_adhesion
     flg_gravcomp flg_surfacevel geom_aabb geom_adhesion geom_bodyid geom_castshadow
     geom_conaffinity geom_condim geom_contype geom_dataid geom_fluid geom_friction geom_gap
     geom_group geom_margin geom_matid geom_pos geom_priority geom_quat geom_rbound geom_rgba
     geom_sameframe geom_size geom_solimp geom_solmix geom_solref geom_surfacevel geom_type
-    geom_user jnt_actgravcomp jnt_actfrcrange jnt_actuatorid jnt_axis jnt_bodyid jnt_dofadr
-    jnt_group jnt_limited jnt_margin jnt_pos jnt_qposadr jnt_range jnt_solimp jnt_solref
-    jnt_stiffness jnt_user pair_dim pair_friction pair_gap pair_geom1 pair_geom2 pair_margin
-    pair_signature pair_adhesion pair_solimp pair_solref pair_solreffriction paths qpos0
-    qpos_spring signature tendon_actfrcrange tendon_actuatorid tendon_adr tendon_group
-    tendon_invweight0 tendon_length0 tendon_lengthspring tendon_margin tendon_matid tendon_num
-    tendon_range tendon_rgba tendon_solimp_fri tendon_solimp_lim tendon_solref_fri
-    tendon_solref_lim tendon_treeid tendon_treenum tendon_type tendon_user tendon_width
-    tree_bodyadr tree_bodynum tree_dofadr tree_dofnum tree_sleep_policy names names_map""".split()
+    geom_user jnt_actfrclimited jnt_actfrcrange jnt_actgravcomp jnt_actuatorid jnt_axis
+    jnt_bodyid jnt_dofadr jnt_group jnt_limited jnt_margin jnt_pos jnt_qposadr jnt_range
+    jnt_solimp jnt_solref jnt_stiffness jnt_stiffnesspoly jnt_user names names_map pair_adhesion
+    pair_dim pair_friction pair_gap pair_geom1 pair_geom2 pair_margin pair_signature pair_solimp
+    pair_solref pair_solreffriction paths qpos0 qpos_spring signature tendon_actfrcrange
+    tendon_actuatorid tendon_adr tendon_armature tendon_damping tendon_dampingpoly
+    tendon_frictionloss tendon_group tendon_invweight0 tendon_length0 tendon_lengthspring
+    tendon_limited tendon_margin tendon_matid tendon_num tendon_range tendon_rgba
+    tendon_solimp_fri tendon_solimp_lim tendon_solref_fri tendon_solref_lim tendon_stiffness
+    tendon_stiffnesspoly tendon_treeid tendon_treenum tendon_type tendon_user tendon_width
+    tree_bodyadr tree_bodynum tree_dofadr tree_dofnum tree_sleep_policy""".split()
 )
-# Elements that exert no force (or, for flex_ and eq_, must not exist), sizes and derived indices.
+# Elements that exert no force (or, for flex_, must not exist), sizes and derived indices.
 _PREFIXES_FREE = tuple(
-    """bvh_ cam_ efm eq_ flex flexedge_ hfield_ key_ light_ map mat_ mesh_ n name_ numeric_ oct_
+    """bvh_ cam_ efm flex flexedge_ hfield_ key_ light_ map mat_ mesh_ n name_ numeric_ oct_
     plugin_ sensor_ site_ skin_ ten_J tex_ text_ tuple_ wrap_ B_ D_ M_""".split()
 )
 
@@ -236,16 +248,18 @@ def _options(mjm: mujoco.MjModel) -> Iterator[str]:
             yield f"option {field} = {_shown(value, accepted)}: {advice}"
     if mjm.opt.jacobian == mujoco.mjtJacobian.mjJAC_DENSE and mjm.nv > _MAX_DENSE_NV:
         yield f"option jacobian = dense with nv = {mjm.nv}: set jacobian to auto"
-    for field in ("iterations", "ls_iterations"):
-        if getattr(mjm.opt, field) < _MIN_ITERATIONS:
+    cg = mjm.opt.solver == mujoco.mjtSolver.mjSOL_CG
+    for field, least in (_MIN_ITERATIONS_CG if cg else _MIN_ITERATIONS).items():
+        if getattr(mjm.opt, field) < least:
             yield (
                 f"option {field} = {getattr(mjm.opt, field)}: the adjoint needs a converged "
-                f"solver, set it to >= {_MIN_ITERATIONS}"
+                f"solver, set it to >= {least}"
             )
-    if mjm.opt.tolerance > _MAX_TOLERANCE:
+    most = _MAX_TOLERANCE_CG if cg else _MAX_TOLERANCE
+    if mjm.opt.tolerance > most:
         yield (
             f"option tolerance = {mjm.opt.tolerance:g}: the adjoint needs a converged solver, "
-            f"set it to <= {_MAX_TOLERANCE:g}"
+            f"set it to <= {most:g}"
         )
     for field in _public(mjm.opt) - set(_OPTIONS) - _OPTIONS_FREE:
         if np.any(getattr(mjm.opt, field)):
@@ -292,45 +306,73 @@ def _fields(mjm: mujoco.MjModel) -> Iterator[str]:
         yield "the model has no degree of freedom: add a joint"
 
 
-def _joints_and_actuators(mjm: mujoco.MjModel) -> Iterator[str]:
-    for i, kind in enumerate(mjm.jnt_type):
-        if kind in (int(_JOINT.mjJNT_BALL), int(_JOINT.mjJNT_FREE)) and mjm.jnt_stiffness[i]:
-            yield f"{_name(mjm, 'joint', i)} (ball or free) has a spring: set its stiffness to 0"
-    disabled = int(mjm.opt.disableactuator)
-    scalar = (int(_JOINT.mjJNT_HINGE), int(_JOINT.mjJNT_SLIDE))
-    for i in range(mjm.nactuator):
-        target, kind = mjm.actuator_trnid[i, 0], mjm.actuator_trntype[i]
-        if kind == int(mujoco.mjtTrn.mjTRN_JOINT) and mjm.jnt_type[target] not in scalar:
-            joint = _name(mjm, "joint", target)
+def _passive_forces(mjm: mujoco.MjModel) -> Iterator[str]:
+    """Gravity compensation through actuators, and what of a fluid is not covered."""
+    actuation = mjm.nactuator and not mjm.opt.disableflags & int(_DISABLE.mjDSBL_ACTUATION)
+    if mjm.body_gravcomp.any() and not actuation:
+        for i in np.flatnonzero(mjm.jnt_actgravcomp).tolist():
             yield (
-                f"{_name(mjm, 'actuator', i)} drives {joint}, which is free or ball: "
-                "drive hinge or slide joints"
+                f"{_name(mjm, 'joint', i)} has actuatorgravcomp, which does nothing where no "
+                "actuator is enabled: set actuatorgravcomp to false"
             )
-        if _reads_unclamped_ctrl(mjm, i):
+    for field in ("density", "viscosity"):
+        if getattr(mjm.opt, field) < 0:
+            yield f"option {field} = {getattr(mjm.opt, field):g}: set it to 0 or more"
+    if not (mjm.opt.density or mjm.opt.viscosity):
+        return
+    for i in np.flatnonzero(mjm.geom_fluid.reshape(mjm.ngeom, -1)[:, 0]).tolist():
+        yield f"{_geom(mjm, i)} has fluidshape ellipsoid: set fluidshape to none"
+    if mjm.opt.integrator == mujoco.mjtIntegrator.mjINT_IMPLICITFAST:
+        for i in _uncoupled_bodies(mjm):
             yield (
-                f"{_name(mjm, 'actuator', i)} has a velocity gain and a ctrlrange under "
-                "implicitfast, where mujoco_warp takes the gain at the unclamped control: set "
-                "integrator to Euler, gainprm[2] to 0 or ctrllimited to false"
-            )
-        if mjm.actuator_group[i] in range(31) and disabled >> int(mjm.actuator_group[i]) & 1:
-            yield (
-                f"{_name(mjm, 'actuator', i)} is disabled by option actuatorgroupdisable, which "
-                "mujoco_warp ignores: remove the actuator"
+                f"{_name(mjm, 'body', i)} has joints that its inertia does not couple but the "
+                "fluid does, which implicitfast leaves out: set integrator to Euler or RK4"
             )
 
 
-def _reads_unclamped_ctrl(mjm: mujoco.MjModel, i: int) -> bool:
-    """A case where the step of mujoco_warp is not that of MuJoCo."""
-    affine = mjm.actuator_gaintype[i] == int(mujoco.mjtGain.mjGAIN_AFFINE)
-    clamped = not mjm.opt.disableflags & int(_DISABLE.mjDSBL_CLAMPCTRL)
-    ctrl = mjm.actuator_ctrladr[i] if mjm.actuator_ctrlnum[i] else 0
-    return bool(
-        mjm.opt.integrator == mujoco.mjtIntegrator.mjINT_IMPLICITFAST
-        and affine
-        and mjm.actuator_gainprm[i, 2]
-        and clamped
-        and mjm.actuator_ctrllimited[ctrl]
-    )
+def _uncoupled_bodies(mjm: mujoco.MjModel) -> list[int]:
+    """Bodies of several dofs with a diagonal inertia, besides free and ball joints."""
+    found = []
+    for i in np.flatnonzero(mjm.body_simple).tolist():
+        rotations = (int(_JOINT.mjJNT_FREE), int(_JOINT.mjJNT_BALL))
+        first, count = mjm.body_jntadr[i], mjm.body_jntnum[i]
+        if count > 1 and not np.isin(mjm.jnt_type[first : first + count], rotations).all():
+            found.append(i)
+    return found
+
+
+def _actuators(mjm: mujoco.MjModel) -> Iterator[str]:
+    return check_actuators(mjm, _name)
+
+
+def _discrete(mjm: mujoco.MjModel) -> Iterator[str]:
+    return check_discrete(mjm, _name, exerting(mjm))
+
+
+def _tendons(mjm: mujoco.MjModel) -> Iterator[str]:
+    for i, problem in tendon_problems(mjm):
+        yield f"{_name(mjm, 'tendon', i)} {problem}"
+
+
+def _equalities(mjm: mujoco.MjModel) -> Iterator[str]:
+    """Rows of bodies without joints, whose weight mujoco_warp takes from the parent if sparse."""
+    mode = mjm.opt.jacobian
+    if mode == mujoco.mjtJacobian.mjJAC_DENSE or (
+        mode == mujoco.mjtJacobian.mjJAC_AUTO and mjm.nv <= _MAX_AUTO_DENSE_NV
+    ):
+        return
+    on_bodies = (int(mujoco.mjtEq.mjEQ_CONNECT), int(mujoco.mjtEq.mjEQ_WELD))
+    for i in np.flatnonzero(np.isin(mjm.eq_type, on_bodies)).tolist():
+        bodies = np.array([mjm.eq_obj1id[i], mjm.eq_obj2id[i]])
+        if mjm.eq_objtype[i] == int(mujoco.mjtObj.mjOBJ_SITE):
+            bodies = mjm.site_bodyid[bodies]
+        for body in bodies.tolist():
+            if mjm.body_weldid[body] not in (0, body):
+                yield (
+                    f"{_name(mjm, 'equality', i)} holds {_name(mjm, 'body', body)}, which has no "
+                    "joint, with a sparse jacobian, where mujoco_warp takes the weight of the "
+                    "parent: set jacobian to dense (nv <= 60), or hold the parent instead"
+                )
 
 
 def _contacts(mjm: mujoco.MjModel) -> Iterator[str]:
@@ -389,7 +431,18 @@ def _callbacks(mjm: mujoco.MjModel) -> Iterator[str]:
             )
 
 
-_CHECKS = (_options, _flags, _fields, _joints_and_actuators, _contacts, _callbacks)
+_CHECKS = (
+    _options,
+    _flags,
+    _fields,
+    _actuators,
+    _passive_forces,
+    _tendons,
+    _discrete,
+    _equalities,
+    _contacts,
+    _callbacks,
+)
 
 
 def colliding_pairs(mjm: mujoco.MjModel) -> list[tuple[int, int]]:

@@ -30,7 +30,7 @@ import mujoco
 import mujoco_warp as mjw
 import warp as wp
 
-from .constraint_vjp import kappa, kbip
+from .constraint_vjp import RowCoefficients, position_cotangent, row_coefficients
 from .contact_feature import Mesh, mesh_of
 from .contact_geometry_vjp import Contact, ContactGeometry, Geom, geometry_vjp
 from .contact_shape_vjp import shape_geometry_vjp
@@ -59,6 +59,14 @@ class _Rows:
 
 
 @wp.func
+def _in_frame(n: wp.vec3, e2: wp.vec3, e3: wp.vec3, d: wp.vec3, w: wp.vec3) -> vec6:
+    """A relative velocity and rotation in the basis of a contact's frame."""
+    return vec6(
+        wp.dot(n, d), wp.dot(e2, d), wp.dot(e3, d), wp.dot(n, w), wp.dot(e2, w), wp.dot(e3, w)
+    )
+
+
+@wp.func
 def _pyramidal_rows(
     dim: int,
     friction: vec5,
@@ -67,8 +75,8 @@ def _pyramidal_rows(
     force: wp.array[float],
     Jaref: wp.array[float],
     y: vec6,
-    p: wp.vec4,
-    pos: float,
+    v: vec6,
+    c: RowCoefficients,
     adhesion: float,
 ) -> _Rows:
     """Rows `n +- friction_k e_k`, active where the residual is negative (dim 1: the normal)."""
@@ -81,11 +89,13 @@ def _pyramidal_rows(
             mu_k = friction[k - 1] * (1.0 - 2.0 * float(i & 1))
         if Jaref[first + i] < 0.0:
             y_row = y[0]
+            v_row = v[0]
             if dim > 1:
                 y_row += mu_k * y[k]
+                v_row += mu_k * v[k]
             f = force[first + i]
             g = D[first + i] * y_row
-            gw = p[1] * g
+            gw = c.vel * g
             rows.mu[0] -= f
             rows.a[0] += g
             rows.v[0] += gw
@@ -94,7 +104,7 @@ def _pyramidal_rows(
                 rows.a[k] += mu_k * g
                 rows.v[k] += mu_k * gw
             # adhesion adds to aref its share of the force divided by D
-            rows.kappa += kappa(p, pos, g, y_row * (f - adhesion / float(nrow)))
+            rows.kappa += position_cotangent(c, v_row, g, y_row * (f - adhesion / float(nrow)))
     return rows
 
 
@@ -108,10 +118,9 @@ def _elliptic_rows(
     force: wp.array[float],
     Jaref: wp.array[float],
     y: vec6,
-    p: wp.vec4,
-    pos: float,
+    v: vec6,
+    c: RowCoefficients,
     adhesion: float,
-    friction_damping: float,
 ) -> _Rows:
     """Normal and friction rows, coupled by the cone where the contact slides."""
     rows = _Rows()
@@ -149,9 +158,9 @@ def _elliptic_rows(
         f = force[first + k]
         rows.mu[k] = -f
         rows.a[k] = g[k]
-        rows.v[k] = wp.where(k > 0, friction_damping, p[1]) * g[k]
+        rows.v[k] = wp.where(k > 0, c.vel_friction, c.vel) * g[k]
         yf += y[k] * f
-    rows.kappa = kappa(p, pos, g[0], yf - adhesion * g[0] / D[first])
+    rows.kappa = position_cotangent(c, v[0], g[0], yf - adhesion * g[0] / D[first])
     return rows
 
 
@@ -206,8 +215,11 @@ def contact_kernel(shapes: bool, surfacevel: bool) -> wp.Kernel:
         Jaref_in: wp.array2d[float],
         # In:
         elliptic: bool,
+        discrete: bool,
         mu_body_in: wp.array2d[wp.spatial_vector],
         a_body_in: wp.array2d[wp.spatial_vector],
+        point_in: wp.array[wp.vec3],
+        rotation_in: wp.array[wp.vec3],
         # Out:
         x_mu_io: wp.array2d[wp.spatial_vector],
         x_a_io: wp.array2d[wp.spatial_vector],
@@ -251,78 +263,10 @@ def contact_kernel(shapes: bool, surfacevel: bool) -> wp.Kernel:
 
             d_mu = velocity_at(mu2, p2) - velocity_at(mu1, p1)
             w_mu = ang(mu2) - ang(mu1)
-            y = vec6(
-                wp.dot(n, d_mu),
-                wp.dot(e2, d_mu),
-                wp.dot(e3, d_mu),
-                wp.dot(n, w_mu),
-                wp.dot(e2, w_mu),
-                wp.dot(e3, w_mu),
-            )
-            dist = contact_dist_in[conid]
-            depth = dist - contact_includemargin_in[conid]
-            friction = contact_friction_in[conid]
-            solimp = contact_solimp_in[conid]
-            p = kbip(opt_disableflags, h, contact_solref_in[conid], solimp, depth)
-            rows = _Rows()
-            if elliptic and dim > 1:
-                friction_damping = p[1]
-                ref = contact_solreffriction_in[conid]
-                if ref[0] != 0.0 or ref[1] != 0.0:
-                    friction_damping = kbip(opt_disableflags, h, ref, solimp, depth)[1]
-                rows = _elliptic_rows(
-                    dim,
-                    friction,
-                    opt_impratio_invsqrt[worldid % opt_impratio_invsqrt.shape[0]],
-                    first,
-                    efc_D_in[worldid],
-                    efc_force_in[worldid],
-                    Jaref_in[worldid],
-                    y,
-                    p,
-                    depth,
-                    contact_adhesion_in[conid],
-                    friction_damping,
-                )
-            else:
-                rows = _pyramidal_rows(
-                    dim,
-                    friction,
-                    first,
-                    efc_D_in[worldid],
-                    efc_force_in[worldid],
-                    Jaref_in[worldid],
-                    y,
-                    p,
-                    depth,
-                    contact_adhesion_in[conid],
-                )
-
-            if (opt_disableflags & _NO_PASSIVE) != _NO_PASSIVE:
-                rows.mu[0] += contact_adhesion_in[conid]
-            f_mu = n * rows.mu[0] + e2 * rows.mu[1] + e3 * rows.mu[2]
-            t_mu = n * rows.mu[3] + e2 * rows.mu[4] + e3 * rows.mu[5]
-            f_a = n * rows.a[0] + e2 * rows.a[1] + e3 * rows.a[2]
-            t_a = n * rows.a[3] + e2 * rows.a[4] + e3 * rows.a[5]
-            f_v = n * rows.v[0] + e2 * rows.v[1] + e3 * rows.v[2]
-            t_v = n * rows.v[3] + e2 * rows.v[4] + e3 * rows.v[5]
-
-            w_a = ang(a2) - ang(a1)
+            d_v = velocity_at(v2, p2) - velocity_at(v1, p1)
             w_v = ang(v2) - ang(v1)
-
-            c = Contact()
-            c.pos = pos
-            c.dist = dist
-            c.n = n
-            c.e2 = e2
-            c.e3 = e3
-            c.P = wp.cross(f_mu, w_mu) + wp.cross(f_a, w_a) + wp.cross(f_v, w_v)
-            c.N = wp.cross(f_mu, d_mu)
-            c.N += wp.cross(f_a, velocity_at(a2, p2) - velocity_at(a1, p1))
-            c.N += wp.cross(f_v, velocity_at(v2, p2) - velocity_at(v1, p1))
-            c.N += wp.cross(t_mu, w_mu) + wp.cross(t_a, w_a) + wp.cross(t_v, w_v)
-            c.kappa = rows.kappa
-
+            y = _in_frame(n, e2, e3, d_mu, w_mu)
+            v = _in_frame(n, e2, e3, d_v, w_v)
             geom1 = Geom()
             geom1.type = geom_type[geom[0]]
             geom1.size = geom_size[worldid % geom_size.shape[0], geom[0]]
@@ -335,20 +279,89 @@ def contact_kernel(shapes: bool, surfacevel: bool) -> wp.Kernel:
             geom2.xpos = geom_xpos_in[worldid, geom[1]]
             geom2.xmat = geom_xmat_in[worldid, geom[1]]
             geom2.meshid = geom_dataid[worldid % geom_dataid.shape[0], geom[1]]
-            y1 = wp.spatial_vector()
-            y2 = wp.spatial_vector()
             if wp.static(surfacevel):
                 row = worldid % geom_surfacevel.shape[0]
                 s1 = _surface_velocity(geom1, geom_surfacevel[row, geom[0]], pos, p1)
                 s2 = _surface_velocity(geom2, geom_surfacevel[row, geom[1]], pos, p2)
+                d_s = velocity_at(s2, p2) - velocity_at(s1, p1)
+                w_s = ang(s2) - ang(s1)
+                v += vec6(0.0, wp.dot(e2, d_s), wp.dot(e3, d_s), wp.dot(n, w_s), 0.0, 0.0)
+            dist = contact_dist_in[conid]
+            depth = dist - contact_includemargin_in[conid]
+            friction = contact_friction_in[conid]
+            solimp = contact_solimp_in[conid]
+            solref = contact_solref_in[conid]
+            coefficients = row_coefficients(discrete, opt_disableflags, h, solref, solimp, depth)
+            adhesion = contact_adhesion_in[conid]
+            rows = _Rows()
+            if elliptic and dim > 1:
+                ref = contact_solreffriction_in[conid]
+                if ref[0] != 0.0 or ref[1] != 0.0:
+                    of_ref = row_coefficients(discrete, opt_disableflags, h, ref, solimp, depth)
+                    coefficients.vel_friction = of_ref.vel_friction
+                rows = _elliptic_rows(
+                    dim,
+                    friction,
+                    opt_impratio_invsqrt[worldid % opt_impratio_invsqrt.shape[0]],
+                    first,
+                    efc_D_in[worldid],
+                    efc_force_in[worldid],
+                    Jaref_in[worldid],
+                    y,
+                    v,
+                    coefficients,
+                    adhesion,
+                )
+            else:
+                rows = _pyramidal_rows(
+                    dim,
+                    friction,
+                    first,
+                    efc_D_in[worldid],
+                    efc_force_in[worldid],
+                    Jaref_in[worldid],
+                    y,
+                    v,
+                    coefficients,
+                    adhesion,
+                )
+
+            if (opt_disableflags & _NO_PASSIVE) != _NO_PASSIVE:
+                rows.mu[0] += adhesion
+            f_mu = n * rows.mu[0] + e2 * rows.mu[1] + e3 * rows.mu[2]
+            t_mu = n * rows.mu[3] + e2 * rows.mu[4] + e3 * rows.mu[5]
+            f_a = n * rows.a[0] + e2 * rows.a[1] + e3 * rows.a[2]
+            t_a = n * rows.a[3] + e2 * rows.a[4] + e3 * rows.a[5]
+            f_v = n * rows.v[0] + e2 * rows.v[1] + e3 * rows.v[2]
+            t_v = n * rows.v[3] + e2 * rows.v[4] + e3 * rows.v[5]
+
+            w_a = ang(a2) - ang(a1)
+
+            c = Contact()
+            c.pos = pos
+            c.dist = dist
+            c.n = n
+            c.e2 = e2
+            c.e3 = e3
+            c.P = wp.cross(f_mu, w_mu) + wp.cross(f_a, w_a) + wp.cross(f_v, w_v)
+            c.N = wp.cross(f_mu, d_mu)
+            c.N += wp.cross(f_a, velocity_at(a2, p2) - velocity_at(a1, p1))
+            c.N += wp.cross(f_v, d_v)
+            c.N += wp.cross(t_mu, w_mu) + wp.cross(t_a, w_a) + wp.cross(t_v, w_v)
+            if discrete:
+                c.P += point_in[conid]
+                c.N += rotation_in[conid]
+            c.kappa = rows.kappa
+
+            y1 = wp.spatial_vector()
+            y2 = wp.spatial_vector()
+            if wp.static(surfacevel):
                 f_s = e2 * rows.v[1] + e3 * rows.v[2]
                 t_s = n * rows.v[3]
-                w_s = ang(s2) - ang(s1)
                 c.P += wp.cross(f_s, w_s)
-                c.N += wp.cross(f_s, velocity_at(s2, p2) - velocity_at(s1, p1))
-                c.N += wp.cross(t_s, w_s)
-                y1 = -force_cross(s1, wrench(p1, f_s, t_s))
-                y2 = force_cross(s2, wrench(p2, f_s, t_s))
+                c.N += wp.cross(f_s, d_s) + wp.cross(t_s, w_s)
+                y1 -= force_cross(s1, wrench(p1, f_s, t_s))
+                y2 += force_cross(s2, wrench(p2, f_s, t_s))
             geometry = ContactGeometry()
             if wp.static(shapes):
                 geometry = shape_geometry_vjp(mesh, geom1, geom2, c)
@@ -419,8 +432,11 @@ def contact_vjp(m: mjw.Model, flags: Flags, s: Substep, ws: Workspace) -> None:
             d.efc.force,
             s.solver_Jaref,
             flags.elliptic,
+            flags.discrete,
             ws.mu,
             ws.a,
+            ws.contact_point,
+            ws.contact_rotation,
         ],
         outputs=[ws.x_mu, ws.x_a, ws.x_v, ws.y],
     )

@@ -10,9 +10,12 @@ size 2 nv + na,
     A = d x_next / d x      (2 nv + na, 2 nv + na)
     B = d x_next / d ctrl   (2 nv + na, nu)
 
+Applied forces and the poses of mocap bodies are further inputs on request; a mocap body turns by
+rotation vectors in the axes of the world.
+
 Differences are only worth something where the step is smooth across the perturbation. Every run
-therefore also reports which constraints pushed, in which cone zone and on which side of every
-clamp; a state for which any perturbed run disagrees with the unperturbed one is marked as a `kink`.
+therefore also says on which smooth piece it was (`kinks.Stepper`); a state for which any perturbed
+run disagrees with the unperturbed one is marked as a `kink`.
 The differences are taken with three widths, whose disagreement estimates their own error.
 """
 
@@ -22,13 +25,9 @@ from typing import NamedTuple
 import mujoco
 import numpy as np
 
-_ELLIPTIC = int(mujoco.mjtConstraint.mjCNSTR_CONTACT_ELLIPTIC)
-_FRICTION = (
-    int(mujoco.mjtConstraint.mjCNSTR_FRICTION_DOF),
-    int(mujoco.mjtConstraint.mjCNSTR_FRICTION_TENDON),
-)
-_EQUALITY = int(mujoco.mjtConstraint.mjCNSTR_EQUALITY)
-_SCALES = (1.0, 10.0, 0.1)
+from .kinks import Stepper
+
+_SCALES = (1.0, 10.0, 0.1)  # the widest alone looks for kinks, the others lie within it
 
 
 class States(NamedTuple):
@@ -43,38 +42,82 @@ class States(NamedTuple):
 
 
 class Cotangent(NamedTuple):
-    """Derivatives of a scalar with respect to the inputs of a step, qpos in tangent space."""
+    """Derivatives of a scalar with respect to the inputs of a step, rotations in tangent space."""
 
     qpos: np.ndarray  # (nv,)
     qvel: np.ndarray  # (nv,)
     act: np.ndarray  # (na,)
     ctrl: np.ndarray  # (nu,)
+    # the inputs below only if they were given to `transition`
+    qfrc_applied: np.ndarray | None = None  # (nv,)
+    xfrc_applied: np.ndarray | None = None  # (nbody, 6)
+    mocap_pos: np.ndarray | None = None  # (nmocap, 3)
+    mocap_quat: np.ndarray | None = None  # (nmocap, 3), by rotation about the axes of the world
 
 
 class Transition(NamedTuple):
-    """Central differences of a step at one state."""
+    """Central differences of a step at one state; `n` is 2 nv + na."""
 
-    A: np.ndarray  # (2 nv + na, 2 nv + na)
-    B: np.ndarray  # (2 nv + na, nu)
+    jacobians: tuple[np.ndarray, ...]  # (n, columns of all inputs), by three widths; first the best
+    shapes: dict[str, tuple[int, ...]]  # of a cotangent of each input, in the order of the columns
     kink: bool  # a perturbed run had other active constraints or clamps than the state itself
     qpos: np.ndarray  # (nq,): the state after the step
     qvel: np.ndarray  # (nv,)
-    others: tuple[np.ndarray, ...]  # [A B] with a ten times wider and a ten times narrower step
-    nv: int
-    na: int
+    act: np.ndarray  # (na,)
+
+    @property
+    def A(self) -> np.ndarray:
+        """Derivative by the state (dq, qvel, act), (n, n)."""
+        return np.hstack([self.by(name) for name in ("qpos", "qvel", "act")])
+
+    @property
+    def B(self) -> np.ndarray:
+        """Derivative by ctrl, (n, nu)."""
+        return self.by("ctrl")
+
+    def by(self, name: str) -> np.ndarray:
+        """Derivative by one input, (n, *shape of its cotangent)."""
+        jacobian = self.jacobians[0]
+        columns = np.split(jacobian, self._ends(), axis=1)[list(self.shapes).index(name)]
+        return columns.reshape(len(jacobian), *self.shapes[name])
 
     def vjp(self, cotangent: np.ndarray) -> Cotangent:
-        """Pull a cotangent of (dq, qvel, act) after the step, (2 nv + na,), back to its inputs."""
-        return self._split(cotangent @ np.hstack([self.A, self.B]))
+        """Pull a cotangent of (dq, qvel, act) after the step, (n,), back to its inputs."""
+        return self._split(cotangent @ self.jacobians[0])
 
     def vjp_error(self, cotangent: np.ndarray) -> tuple[float, ...]:
-        """Relative disagreement of `vjp` with the other two widths, per field of its result."""
+        """Relative disagreement of `vjp` with the other two widths, per input."""
         ref = self.vjp(cotangent)
-        others = [self._split(cotangent @ J) for J in self.others]
-        return tuple(max(relative_error(o[i], ref[i]) for o in others) for i in range(4))
+        others = [self._split(cotangent @ J) for J in self.jacobians[1:]]
+        return tuple(
+            max(relative_error(getattr(o, name), getattr(ref, name)) for o in others)
+            for name in self.shapes
+        )
 
     def _split(self, row: np.ndarray) -> Cotangent:
-        return Cotangent(*np.split(row, np.cumsum([self.nv, self.nv, self.na])))
+        parts = zip(self.shapes.items(), np.split(row, self._ends()), strict=True)
+        return Cotangent(**{name: part.reshape(shape) for (name, shape), part in parts})
+
+    def _ends(self) -> np.ndarray:
+        """Where the columns of each input but the last end."""
+        return np.cumsum([int(np.prod(shape)) for shape in self.shapes.values()])[:-1]
+
+
+def tangent_map(mjm: mujoco.MjModel, qpos: np.ndarray) -> np.ndarray:
+    """Return d qpos / d tangent, (nq, nv); the columns of a rotation are half of quat * e_k."""
+    jacobian = np.zeros((mjm.nq, mjm.nv))
+    for kind, q, v in zip(mjm.jnt_type, mjm.jnt_qposadr, mjm.jnt_dofadr, strict=True):
+        if kind == mujoco.mjtJoint.mjJNT_FREE.value:
+            jacobian[q : q + 3, v : v + 3] = np.eye(3)
+            q, v = q + 3, v + 3
+        if kind in (mujoco.mjtJoint.mjJNT_FREE.value, mujoco.mjtJoint.mjJNT_BALL.value):
+            for k in range(3):
+                turned = np.zeros(4)
+                mujoco.mju_mulQuat(turned, qpos[q : q + 4], np.eye(4)[k + 1])
+                jacobian[q : q + 4, v + k] = turned / 2
+        else:
+            jacobian[q, v] = 1.0
+    return jacobian
 
 
 def relative_error(value: np.ndarray, reference: np.ndarray) -> float:
@@ -89,7 +132,7 @@ def converged(mjm: mujoco.MjModel) -> mujoco.MjModel:
     mjm.opt.solver = mujoco.mjtSolver.mjSOL_NEWTON
     mjm.opt.jacobian = mujoco.mjtJacobian.mjJAC_DENSE
     mjm.opt.iterations = mjm.opt.ls_iterations = 200
-    mjm.opt.tolerance, mjm.opt.ls_tolerance = 1e-15, 1e-6
+    mjm.opt.tolerance, mjm.opt.ls_tolerance = 1e-22, 1e-6
     mjm.opt.ccd_iterations, mjm.opt.ccd_tolerance = 300, 1e-14
     # Sensors and energy change nothing here; a run that diverges must not restart in silence.
     mjm.opt.disableflags |= int(mujoco.mjtDisableBit.mjDSBL_SENSOR)
@@ -105,54 +148,63 @@ def transition(
     ctrl: np.ndarray,
     act: np.ndarray | None = None,
     *,
+    qfrc_applied: np.ndarray | None = None,
+    xfrc_applied: np.ndarray | None = None,
+    mocap_pos: np.ndarray | None = None,
+    mocap_quat: np.ndarray | None = None,
     nstep: int = 1,
     eps: float = 1e-6,
 ) -> Transition:
-    """Differentiate `nstep` steps at one state under a constant ctrl; pass a `converged` model."""
-    data = mujoco.MjData(mjm)
-    start = [np.array(qpos, float), np.array(qvel, float)]
-    start += [np.zeros(mjm.na) if act is None else np.array(act, float), np.array(ctrl, float)]
-    data.qpos[:], data.qvel[:], data.act[:], data.ctrl[:] = start
+    """Differentiate `nstep` steps at one state under constant inputs; pass a `converged` model.
+
+    Inputs other than the state and ctrl are differentiated by if they are given; else forces are
+    zero and mocap bodies stay where the model has them.
+    """
+    data, stepper = mujoco.MjData(mjm), Stepper(mjm)
+    given = {"qpos": qpos, "qvel": qvel, "act": np.zeros(mjm.na) if act is None else act}
+    given |= {"ctrl": ctrl, "qfrc_applied": qfrc_applied, "xfrc_applied": xfrc_applied}
+    given |= {"mocap_pos": mocap_pos, "mocap_quat": mocap_quat}
+    start = {name: np.array(x, float) for name, x in given.items() if x is not None}
+    shapes = {name: x.shape for name, x in start.items()} | {"qpos": (mjm.nv,)}
+    if mocap_quat is not None:
+        shapes["mocap_quat"] = (mjm.nmocap, 3)
+    for name, x in start.items():
+        getattr(data, name)[:] = x
     mujoco.mj_forward(mjm, data)
     warmstart = data.qacc.copy()
-    qpos_next, qvel_next, _, base = _run(mjm, data, start, warmstart, nstep)
+    *after, base = _run(stepper, data, start, warmstart, nstep)
     jacobians, kink = [], False
     for scale in _SCALES:
         columns = []
-        for slot, size in enumerate((mjm.nv, mjm.nv, mjm.na, mjm.nu)):
-            for i in range(size):
+        for name, shape in shapes.items():
+            for i in range(int(np.prod(shape))):
                 sides = []
                 for h in (scale * eps, -scale * eps):
-                    inputs = _displaced(mjm, start, slot, i, h)
-                    *state, signature = _run(mjm, data, inputs, warmstart, nstep)
-                    kink |= signature != base
+                    inputs = start | {name: _displaced(mjm, start[name], name, i, h)}
+                    watched = scale == max(_SCALES)
+                    *state, signature = _run(stepper, data, inputs, warmstart, nstep, watched)
+                    kink |= watched and signature != base
                     sides.append(state)
                 columns.append(_difference(mjm, sides, 2 * scale * eps))
         jacobians.append(np.stack(columns, axis=1))
-    n = 2 * mjm.nv + mjm.na
-    central = jacobians[0]
-    return Transition(
-        A=central[:, :n],
-        B=central[:, n:],
-        kink=kink,
-        qpos=qpos_next,
-        qvel=qvel_next,
-        others=tuple(jacobians[1:]),
-        nv=int(mjm.nv),
-        na=int(mjm.na),
-    )
+    return Transition(tuple(jacobians), shapes, kink, *after)
 
 
-def _displaced(mjm, start, slot, i, h):
-    """`start` with component i of one of its parts (qpos: of the tangent space) moved by h."""
-    inputs = [x.copy() for x in start]
-    if slot == 0:
+def _displaced(mjm, value, name, i, h):
+    """An input with component i of its tangent space moved by h."""
+    value = value.copy()
+    if name == "qpos":
         direction = np.zeros(mjm.nv)
         direction[i] = 1.0
-        mujoco.mj_integratePos(mjm, inputs[0], direction, h)
+        mujoco.mj_integratePos(mjm, value, direction, h)
+    elif name == "mocap_quat":
+        turn, turned = np.zeros(4), np.zeros(4)
+        mujoco.mju_axisAngle2Quat(turn, np.eye(3)[i % 3], h)
+        mujoco.mju_mulQuat(turned, turn, value[i // 3])
+        value[i // 3] = turned
     else:
-        inputs[slot][i] += h
-    return inputs
+        value.flat[i] += h
+    return value
 
 
 def _difference(mjm, sides, width):
@@ -162,57 +214,18 @@ def _difference(mjm, sides, width):
     return np.concatenate([dq, (plus[1] - minus[1]) / width, (plus[2] - minus[2]) / width])
 
 
-def _run(mjm, data, inputs, warmstart, nstep):
+def _run(stepper, data, inputs, warmstart, nstep, watched=True):
     """Run from a state; every run of one state starts its solver from the same point."""
-    data.qpos[:], data.qvel[:], data.act[:], data.ctrl[:] = inputs
+    for name, x in inputs.items():
+        getattr(data, name)[:] = x
     data.qacc_warmstart[:] = warmstart
     data.time = 0.0
     signature = []
     for _ in range(nstep):
-        mujoco.mj_step(mjm, data)
-        signature.append(_signature(mjm, data))
+        signature.append(stepper.step(data, watched))
     if not (np.isfinite(data.qpos).all() and np.isfinite(data.qvel).all()):
         raise ValueError("the step diverged: no derivative can be taken at this state")
     return data.qpos.copy(), data.qvel.copy(), data.act.copy(), signature
-
-
-def _signature(mjm, data):
-    """Everything discrete about the last forward pass in `data`; equal values: one smooth piece.
-
-    The zone of a row follows from its residual J qacc - aref: `efc_state` of C MuJoCo 4.0 is stale
-    where constraint islands are used.
-    """
-    geoms = data.contact.geom
-    residual = data.efc_J.reshape(-1, mjm.nv) @ data.qacc - data.efc_aref
-    types = data.efc_type
-    zone = (residual < 0).astype(int)
-    zone[types == _EQUALITY] = 0
-    for row in np.flatnonzero(np.isin(types, _FRICTION)):
-        limit = data.efc_frictionloss[row] / data.efc_D[row]
-        zone[row] = int(np.sign(residual[row])) * int(abs(residual[row]) >= limit)
-    for contact in data.contact:
-        row, dim = contact.efc_address, contact.dim
-        if row >= 0 and types[row] == _ELLIPTIC:
-            zone[row : row + dim] = _cone_zone(residual[row : row + dim], contact)
-    low, high = mjm.actuator_ctrlrange[: mjm.nu].T
-    clamps = np.where(mjm.actuator_ctrllimited[: mjm.nu], _side(data.ctrl, low, high), 0)
-    low, high = mjm.actuator_forcerange.T
-    saturated = (data.actuator_force <= low) * -1 + (data.actuator_force >= high)
-    saturated = np.where(mjm.actuator_forcelimited, saturated, 0)
-    return [x.tolist() for x in (geoms, types, data.efc_id, zone, clamps, saturated)]
-
-
-def _side(x, low, high):
-    return (x > high).astype(int) - (x < low)
-
-
-def _cone_zone(residual, contact):
-    """0 the contact lets go, 1 all rows quadratic (it sticks), 2 on the cone (it slides)."""
-    normal = residual[0] * contact.mu
-    tangent = np.linalg.norm(residual[1:] * contact.friction[: contact.dim - 1])
-    if normal >= contact.mu * tangent:
-        return 0
-    return 1 if contact.mu * normal + tangent <= 0 else 2
 
 
 def contact_rich_states(
@@ -226,21 +239,28 @@ def contact_rich_states(
     restart: int = 300,
     max_speed: float = 60.0,
     max_height: float = 5.0,
+    key: int | None = None,
+    spread: float = 0.1,
+    vigor: float = 1.0,
     accept=None,
 ) -> States:
     """Collect n states of random play, of which at least the fraction `contacts` touch something.
 
     Controls are uniform in their range ([-1, 1] where there is none) and change every `hold` steps;
-    one state is taken every `every` steps. Play starts anew, near qpos0, after `restart` steps and
-    when a coordinate moves faster than `max_speed` (rad/s or m/s) or a body leaves the ball of
-    radius `max_height` + the extent of the model. `accept(mjm, data) -> bool`, if given, may refuse
-    a state; `data` holds the forward pass at that state.
+    one state is taken every `every` steps. Play starts anew after `restart` steps and when a
+    coordinate moves faster than `max_speed` (rad/s or m/s) or a body leaves the ball of radius
+    `max_height` + the extent of the model: within about `spread` (rad or m, and per second) of
+    qpos0, or of keyframe `key`. With `vigor` below 1 only that part of the range of the controls is
+    used, about the middle or the keyframe's. `accept(mjm, data) -> bool`, if given, may refuse a
+    state; `data` holds the forward pass at that state.
     """
     rng = np.random.default_rng(seed)
     data, probe = mujoco.MjData(mjm), mujoco.MjData(mjm)
     limited = mjm.actuator_ctrllimited[: mjm.nu].astype(bool)
     low = np.where(limited, mjm.actuator_ctrlrange[: mjm.nu, 0], -1.0)
     high = np.where(limited, mjm.actuator_ctrlrange[: mjm.nu, 1], 1.0)
+    middle = (low + high) / 2 if key is None else mjm.key_ctrl[key].clip(low, high)
+    low, high = low + (1 - vigor) * (middle - low), high - (1 - vigor) * (high - middle)
     need = int(np.ceil(contacts * n))
     found: list[tuple] = []
     free = 0
@@ -248,7 +268,7 @@ def contact_rich_states(
         far = np.abs(data.xpos).max() > max_height + 2 * mjm.stat.extent
         lost = not np.isfinite(data.qpos).all() or np.abs(data.qvel).max(initial=0) > max_speed
         if step % restart == 0 or far or lost:
-            _restart(mjm, data, rng)
+            _restart(mjm, data, rng, key, spread)
         if step % hold == 0:
             data.ctrl[:] = rng.uniform(low, high)
         mujoco.mj_step(mjm, data)
@@ -268,10 +288,12 @@ def contact_rich_states(
     raise RuntimeError(f"only {len(found)} of {n} states found, {need} of them must have contacts")
 
 
-def _restart(mjm, data, rng):
+def _restart(mjm, data, rng, key, spread):
     mujoco.mj_resetData(mjm, data)
-    mujoco.mj_integratePos(mjm, data.qpos, rng.normal(size=mjm.nv) * 0.1, 1.0)
-    data.qvel[:] = rng.normal(size=mjm.nv) * 0.1
+    if key is not None:
+        mujoco.mj_resetDataKeyframe(mjm, data, key)
+    mujoco.mj_integratePos(mjm, data.qpos, rng.normal(size=mjm.nv) * spread, 1.0)
+    data.qvel[:] += rng.normal(size=mjm.nv) * spread
     mujoco.mj_forward(mjm, data)
 
 

@@ -3,6 +3,7 @@
 Forward, with the stages `i = 1..4`, `c = (1/2, 1/2, 1)` and weights `b = (1, 2, 2, 1)/6`:
 
     qpos_i = qpos (+) h c_i rate_(i-1);   qvel_i = qvel + h c_i qacc_(i-1);   qacc_i from forward
+    act_i = act + h c_i act_dot_(i-1);    act_next as in `activation_vjp`, from sum b_i act_dot_i
     qpos_next = qpos (+) h sum b_i rate_i;   qvel_next = qvel + h sum b_i qacc_i
 
 A rate is the stage's velocity, but for the rotations of ball and free joints: there it is the rate
@@ -23,6 +24,7 @@ import mujoco
 import mujoco_warp as mjw
 import warp as wp
 
+from .activation_vjp import next_activation_vjp, weighted_activation_vjp
 from .record import RK4_NODES, RK4_WEIGHTS, Substep
 from .spatial import right_jacobian_transposed, rotate_by
 from .workspace import Cotangent, Flags, Workspace
@@ -158,22 +160,22 @@ def _rate_vjp(
 
 
 @wp.kernel
-def _displaced_velocity_vjp(
+def _displaced_vjp(
     # Model:
     opt_timestep: wp.array[float],
     # In:
     scale: float,
     adj_displaced_in: wp.array2d[float],
     # Out:
-    adj_qvel_io: wp.array2d[float],
-    adj_qacc_io: wp.array2d[float],
+    adj_x_io: wp.array2d[float],
+    adj_rate_io: wp.array2d[float],
 ):
-    """displaced = qvel + h scale qacc."""
-    worldid, dofid = wp.tid()
+    """displaced = x + h scale rate: velocities and activations."""
+    worldid, i = wp.tid()
     h = scale * opt_timestep[worldid % opt_timestep.shape[0]]
-    adj = adj_displaced_in[worldid, dofid]
-    adj_qvel_io[worldid, dofid] += adj
-    adj_qacc_io[worldid, dofid] += h * adj
+    adj = adj_displaced_in[worldid, i]
+    adj_x_io[worldid, i] += adj
+    adj_rate_io[worldid, i] += h * adj
 
 
 def rungekutta4_vjp(
@@ -199,6 +201,9 @@ def rungekutta4_vjp(
         outputs=[adj.qpos, work.adj_rate_mean],
     )
     wp.copy(adj.qvel, adj_next.qvel)
+    if flags.activation:
+        next_activation_vjp(m, s, rk.act_dot_mean, adj_next, adj, ws.adj_act_dot)
+        weighted_activation_vjp(ws.adj_act_dot, work.adj_act_dot)
     for i, weight in enumerate(RK4_WEIGHTS):
         wp.launch(
             _weighted_stages_vjp,
@@ -215,7 +220,7 @@ def rungekutta4_vjp(
             inputs=[*joints, stage.d.qvel, rate_prev, scale, work.adj_rate[i]],
             outputs=[work.adj.qvel, work.adj_rate[i - 1]],
         )
-        forward_vjp(m, flags, stage, ws, work.adj_qacc[i], ws.adj_act_dot, work.adj)
+        forward_vjp(m, flags, stage, ws, work.adj_qacc[i], work.adj_act_dot[i], work.adj)
         wp.launch(
             _displaced_position_vjp,
             dim=per_joint,
@@ -223,14 +228,21 @@ def rungekutta4_vjp(
             outputs=[adj.qpos, work.adj_rate[i - 1]],
         )
         wp.launch(
-            _displaced_velocity_vjp,
+            _displaced_vjp,
             dim=per_dof,
             inputs=[m.opt.timestep, scale, work.adj.qvel],
             outputs=[adj.qvel, work.adj_qacc[i - 1]],
         )
-    forward_vjp(m, flags, s, ws, work.adj_qacc[0], ws.adj_act_dot, adj)
+        if flags.activation:
+            wp.launch(
+                _displaced_vjp,
+                dim=(d.nworld, m.na),
+                inputs=[m.opt.timestep, scale, work.adj.act],
+                outputs=[adj.act, work.adj_act_dot[i - 1]],
+            )
+    forward_vjp(m, flags, s, ws, work.adj_qacc[0], work.adj_act_dot[0], adj)
     wp.launch(
-        _displaced_velocity_vjp,
+        _displaced_vjp,
         dim=per_dof,
         inputs=[m.opt.timestep, 0.0, work.adj_rate[0]],
         outputs=[adj.qvel, work.adj_qacc[0]],

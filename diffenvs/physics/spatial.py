@@ -10,7 +10,10 @@ import warp as wp
 wp.set_module_options({"enable_backward": False})
 
 vec5 = wp.types.vector(length=5, dtype=wp.float32)
+vec7 = wp.types.vector(length=7, dtype=wp.float32)
 vec10 = wp.types.vector(length=10, dtype=wp.float32)
+vec12 = wp.types.vector(length=12, dtype=wp.float32)
+mat66 = wp.types.matrix(shape=(6, 6), dtype=wp.float32)
 
 
 @wp.func
@@ -81,6 +84,19 @@ def right_jacobian_transposed(r: wp.vec3, x: wp.vec3) -> wp.vec3:
         b = (angle - wp.sin(angle)) / (angle2 * angle)
     rx = wp.cross(r, x)
     return x + a * rx + b * wp.cross(r, rx)
+
+
+@wp.func
+def inverse_right_jacobian(r: wp.vec3, x: wp.vec3) -> wp.vec3:
+    """`Jr(r)^-1 x`; its transpose is `inverse_right_jacobian(-r, x)`."""
+    angle2 = wp.dot(r, r)
+    # (1 - (x/2) cot(x/2)) / x^2; series where the closed form cancels in single precision
+    c = 1.0 / 12.0 + angle2 * (1.0 / 720.0 + angle2 * (1.0 / 30240.0 + angle2 / 1209600.0))
+    if angle2 > 0.3:
+        half = 0.5 * wp.sqrt(angle2)
+        c = (1.0 - half / wp.tan(half)) / angle2
+    rx = wp.cross(r, x)
+    return x + 0.5 * rx + c * wp.cross(r, rx)
 
 
 @wp.func

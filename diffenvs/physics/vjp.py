@@ -1,10 +1,12 @@
 """The adjoint of one recorded substep: the stages in reverse order, on preallocated memory.
 
-    next_position, next_activation -> velocity solve (w, z, adj_qacc) -> forward_vjp
+    next_activation, next_position -> velocity solve (w, z, adj_qacc) -> forward_vjp
 
-    forward_vjp: H mu = adj_qacc -> bodies -> actuators, passive forces, limits, contacts -> sweep
+    forward_vjp: H mu = adj_qacc -> bodies -> actuators, passive forces, constraints -> sweep
+                  -> mocap bodies
 
-Forces in joint space add to the cotangents at once; what acts on bodies waits for the sweep.
+Forces in joint space add to the cotangents at once; what acts along tendons waits for `tendon_vjp`,
+what acts on bodies for the sweep.
 
 Every stage only launches kernels, so a whole step is captured into one graph.
 """
@@ -12,13 +14,25 @@ Every stage only launches kernels, so a whole step is captured into one graph.
 import mujoco_warp as mjw
 import warp as wp
 
-from .actuator_vjp import actuator_vjp, passive_vjp
+from .activation_vjp import next_activation_vjp
+from .actuator_force_vjp import general_actuator_vjp
+from .actuator_vjp import actuator_vjp
 from .constraint_vjp import limit_vjp
 from .contact_vjp import contact_vjp
+from .discrete_vjp import discrete_vjp, free_body_vjp
+from .equality_vjp import equality_vjp
+from .fluid_vjp import fluid_vjp
+from .friction_vjp import friction_vjp
+from .gravcomp_vjp import gravcomp_vjp
+from .inputs_vjp import applied_vjp, mocap_vjp
 from .integrator_vjp import next_position_vjp, velocity_solve_vjp
+from .metric_ratio_vjp import metric_ratio_vjp
+from .passive_vjp import passive_vjp
 from .record import Substep
 from .rungekutta4_vjp import rungekutta4_vjp
 from .solve_vjp import solve_vjp
+from .tendon_row_vjp import tendon_row_vjp
+from .tendon_vjp import tendon_fields, tendon_passive_vjp, tendon_vjp
 from .tree_vjp import body_vjp, sweep_vjp
 from .workspace import Cotangent, Flags, Workspace
 
@@ -32,11 +46,12 @@ def substep_vjp(
     adj_next: Cotangent,
     adj: Cotangent,
 ) -> None:
-    """Cotangents of the state before the substep from those after it; `adj.ctrl` accumulates."""
+    """Cotangents of the state before the substep from those after it; of inputs, accumulated."""
     if s.rungekutta4 is not None:
         rungekutta4_vjp(m, flags, s, ws, adj_next, adj, forward_vjp)
         return
-    adj.act.zero_()
+    if flags.activation:
+        next_activation_vjp(m, s, s.d.act_dot, adj_next, adj, ws.adj_act_dot)
     next_position_vjp(m, flags, s, ws, qvel_next, adj_next, adj)
     adj_qacc = ws.rhs
     if flags.pair:
@@ -54,13 +69,36 @@ def forward_vjp(
     adj_act_dot: wp.array,
     adj: Cotangent,
 ) -> None:
-    """Adds the cotangents of (qpos, qvel, act, ctrl) that follow from those of (qacc, act_dot)."""
-    del adj_act_dot
+    """Adds to the cotangents of state and inputs what follows from those of (qacc, act_dot)."""
     solve_vjp(m.nv, s.solver_h, s.solver_hfactor, adj_qacc, ws.joint_mu)
+    if flags.discrete and flags.free_bodies:
+        free_body_vjp(m, s, ws, adj_qacc, adj)
     body_vjp(m, flags, s, ws)
-    if flags.actuation:
+    if flags.tendon:
+        tendon_fields(m, flags, s, ws)
+    if flags.general_actuation:
+        general_actuator_vjp(m, flags, s, ws, adj_act_dot, adj)
+    elif flags.actuation:
         actuator_vjp(m, flags, s, ws, adj)
     passive_vjp(m, flags, s, ws, adj)
+    if flags.gravcomp:
+        gravcomp_vjp(m, flags, s, ws)
+    if flags.fluid:
+        fluid_vjp(m, flags, s, ws)
+    equality_vjp(m, flags, s, ws, adj)
+    applied_vjp(m, flags, s, ws, adj)
     limit_vjp(m, flags, s, ws, adj)
+    if flags.friction:
+        friction_vjp(m, flags, s, ws, adj)
+    if flags.discrete:
+        metric_ratio_vjp(m, flags, s, ws, adj)
+        discrete_vjp(m, flags, s, ws, adj)
     contact_vjp(m, flags, s, ws)
+    if flags.tendon:
+        if flags.tendon_passive:
+            tendon_passive_vjp(m, flags, s, ws)
+        if flags.tendon_limit or flags.tendon_equality:
+            tendon_row_vjp(m, flags, s, ws)
+        tendon_vjp(m, flags, s, ws, adj)
     sweep_vjp(m, flags, s, ws, adj)
+    mocap_vjp(m, flags, s, ws, adj)

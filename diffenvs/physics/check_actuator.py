@@ -1,0 +1,129 @@
+"""The part of `check` that concerns actuators: combinations whose derivative is not computed."""
+
+from collections.abc import Callable, Iterator
+
+import mujoco
+import numpy as np
+
+_TRN, _DYN, _JNT = mujoco.mjtTrn, mujoco.mjtDyn, mujoco.mjtJoint
+_GAIN, _BIAS = mujoco.mjtGain, mujoco.mjtBias
+_JOINTS = (int(_TRN.mjTRN_JOINT), int(_TRN.mjTRN_JOINTINPARENT))
+
+
+def depends_on_velocity(mjm: mujoco.MjModel) -> np.ndarray:
+    """Which actuators exert a force that depends on their velocity, (nactuator,)."""
+    gain, bias = mjm.actuator_gaintype, mjm.actuator_biastype
+    affine = (gain == int(_GAIN.mjGAIN_AFFINE)) & (mjm.actuator_gainprm[:, 2] != 0)
+    affine |= (bias == int(_BIAS.mjBIAS_AFFINE)) & (mjm.actuator_biasprm[:, 2] != 0)
+    return affine | (gain == int(_GAIN.mjGAIN_MUSCLE))
+
+
+def is_plain(mjm: mujoco.MjModel) -> np.ndarray:
+    """Which actuators are an affine force at a hinge or slide without a limit, (nactuator,)."""
+    joint = np.isin(mjm.actuator_trntype, (int(_TRN.mjTRN_JOINT), int(_TRN.mjTRN_JOINTINPARENT)))
+    plain = joint & (mjm.actuator_dyntype == int(_DYN.mjDYN_NONE))
+    plain &= np.isin(mjm.actuator_gaintype, (int(_GAIN.mjGAIN_FIXED), int(_GAIN.mjGAIN_AFFINE)))
+    plain &= np.isin(mjm.actuator_biastype, (int(_BIAS.mjBIAS_NONE), int(_BIAS.mjBIAS_AFFINE)))
+    target = mjm.actuator_trnid[joint, 0]
+    plain[joint] &= np.isin(mjm.jnt_type[target], (int(_JNT.mjJNT_HINGE), int(_JNT.mjJNT_SLIDE)))
+    plain[joint] &= mjm.jnt_actfrclimited[target] == 0
+    return plain
+
+
+def check_actuators(mjm: mujoco.MjModel, name_of: Callable) -> Iterator[str]:
+    """Problems of actuators beyond the kinds that `check` accepts; `name_of` is its `_name`."""
+    disabled = int(mjm.opt.disableactuator)
+    integrator = mjm.opt.integrator
+    implicitfast = integrator == int(mujoco.mjtIntegrator.mjINT_IMPLICITFAST)
+    by_velocity = depends_on_velocity(mjm)
+    for i in range(mjm.nactuator):
+        name = name_of(mjm, "actuator", i)
+        if mjm.actuator_group[i] in range(31) and disabled >> int(mjm.actuator_group[i]) & 1:
+            yield (
+                f"{name} is disabled by option actuatorgroupdisable, which "
+                "mujoco_warp ignores: remove the actuator"
+            )
+        if (
+            mjm.actuator_dyntype[i] == int(_DYN.mjDYN_FILTEREXACT)
+            and integrator == mujoco.mjtIntegrator.mjINT_RK4
+        ):
+            yield (
+                f"{name} has dyntype filterexact under RK4, whose stages mujoco_warp integrates "
+                "unlike MuJoCo: set dyntype to filter"
+            )
+        if implicitfast and by_velocity[i]:
+            yield from _implicit_actuator(mjm, i, name_of)
+    for i in np.flatnonzero(mjm.jnt_actfrclimited).tolist():
+        name = f"{name_of(mjm, 'joint', i)} has actuatorfrcrange"
+        if mjm.jnt_actgravcomp[i]:
+            yield f"{name} and actuatorgravcomp: remove one of them"
+        if not np.isin(mjm.actuator_trntype, _JOINTS).all():
+            yield (
+                f"{name} in a model with actuators at sites or tendons: set actuatorfrclimited to "
+                "false and limit the actuators by forcerange"
+            )
+
+
+def _implicit_actuator(mjm: mujoco.MjModel, i: int, name_of: Callable) -> Iterator[str]:
+    """What an actuator whose force depends on velocity may not be under implicitfast."""
+    advice = "set integrator to Euler, or its velocity gain and bias to 0"
+    name = name_of(mjm, "actuator", i)
+    gain = mjm.actuator_gaintype[i]
+    by_gain = gain == int(_GAIN.mjGAIN_MUSCLE) or (
+        gain == int(_GAIN.mjGAIN_AFFINE) and mjm.actuator_gainprm[i, 2]
+    )
+    if by_gain and mjm.actuator_dyntype[i] == int(_DYN.mjDYN_NONE):
+        clamped = not mjm.opt.disableflags & int(mujoco.mjtDisableBit.mjDSBL_CLAMPCTRL)
+        if clamped and mjm.actuator_ctrllimited[mjm.actuator_ctrladr[i]]:
+            yield (
+                f"{name} has a velocity gain and a ctrlrange under implicitfast, where mujoco_warp "
+                "takes the gain at the unclamped control: set integrator to Euler, gainprm[2] to 0 "
+                "or ctrllimited to false"
+            )
+    dofs = _driven(mjm, i)
+    paths = [_path(mjm, mjm.dof_bodyid[dof]) for dof in dofs]
+    constant = (
+        mjm.actuator_trntype[i] == int(_TRN.mjTRN_TENDON)
+        and mjm.tendon_type[mjm.actuator_trnid[i, 0]] == int(mujoco.mjtTendon.mjTENDON_FIXED)
+        and not by_gain
+    )
+    if dofs and not constant and not any(dofs <= path for path in paths):
+        yield (
+            f"{name} couples joints of two branches by a force that depends on velocity, under "
+            f"implicitfast: {advice}"
+        )
+    for dof in dofs:
+        lone = mjm.tree_dofnum[mjm.dof_treeid[dof]] == 6
+        if lone and mjm.jnt_type[mjm.dof_jntid[dof]] == int(mujoco.mjtJoint.mjJNT_FREE):
+            body = name_of(mjm, "body", mjm.dof_bodyid[dof])
+            yield (
+                f"{name} acts on the free {body} by a force that depends on velocity, under "
+                f"implicitfast: {advice}"
+            )
+            return
+
+
+def _driven(mjm: mujoco.MjModel, i: int) -> set[int]:
+    """The dofs that an actuator can drive."""
+    target, reference = mjm.actuator_trnid[i]
+    trntype = mjm.actuator_trntype[i]
+    if trntype in _JOINTS:
+        return {int(mjm.jnt_dofadr[target])}
+    if trntype == int(_TRN.mjTRN_TENDON):
+        adr = mjm.ten_J_rowadr[target]
+        return set(mjm.ten_J_colind[adr : adr + mjm.ten_J_rownnz[target]].tolist())
+    if trntype == int(_TRN.mjTRN_SITE):
+        dofs = _path(mjm, mjm.site_bodyid[target])
+        return dofs ^ _path(mjm, mjm.site_bodyid[reference]) if reference >= 0 else dofs
+    return set()
+
+
+def _path(mjm: mujoco.MjModel, body: int) -> set[int]:
+    """The dofs that move a body."""
+    weld = mjm.body_weldid[body]
+    dof = mjm.body_dofadr[weld] + mjm.body_dofnum[weld] - 1 if weld > 0 else -1
+    path = set()
+    while dof >= 0:
+        path.add(int(dof))
+        dof = mjm.dof_parentid[dof]
+    return path

@@ -1,0 +1,194 @@
+"""Adjoint of the springs and dampers of joints.
+
+Forward, with the polynomials `k(x) = stiffness + p0 x + p1 x^2` (jnt_stiffnesspoly) and `b(v) =
+damping + p0 |v| + p1 v^2` (dof_dampingpoly):
+
+    hinge, slide:    qfrc = -k(x) x,    x = qpos - qpos_spring
+    free, position:  qfrc = -k(|x|) x,  x the same, of three components
+    ball and free, rotation: qfrc = -k(|x|) x, x the rotation vector from qpos_spring to qpos
+    all:             qfrc -= b(qvel) qvel
+
+In:  `mu` (nv), the solution of `H mu = adj_qacc`; where the integrator treats damping implicitly
+     also the pair `w`, `z` and `qacc`.
+Out: `adj_qpos`, `adj_qvel`, accumulated:
+
+    adj_qpos -= (d(k x)/dx)^T mu;   adj_qvel -= B mu [+ h w dB/dv qacc_eff, implicit damping]
+
+with `B = d(b v)/dv = damping + 2 p0 |v| + 3 p1 v^2`, which is also the diagonal of the integrator's
+`E`, and `qacc_eff = qacc - z`. Derivation: `DERIVATION.md`, section 8.
+Not covered: springs that yield.
+"""
+
+import mujoco
+import mujoco_warp as mjw
+import warp as wp
+
+from .record import Substep
+from .workspace import Cotangent, Flags, Workspace
+
+wp.set_module_options({"enable_backward": False})
+
+_FREE = wp.constant(int(mujoco.mjtJoint.mjJNT_FREE))
+_BALL = wp.constant(int(mujoco.mjtJoint.mjJNT_BALL))
+
+
+@wp.func
+def damping_derivative(damping: float, poly: wp.vec2, qvel: float) -> float:
+    """`B`: derivative of the damping force `b(v) v` by `v`."""
+    return damping + 2.0 * poly[0] * wp.abs(qvel) + 3.0 * poly[1] * qvel * qvel
+
+
+@wp.func
+def _spring_vjp(stiffness: float, poly: wp.vec2, x: wp.vec3, mu: wp.vec3) -> wp.vec3:
+    """`(d(k(|x|) x)/dx)^T mu`, which is symmetric."""
+    r = wp.length(x)
+    n = wp.normalize(x)
+    k = stiffness + r * (poly[0] + r * poly[1])
+    rdk = r * (poly[0] + 2.0 * r * poly[1])
+    return k * mu + rdk * wp.dot(n, mu) * n
+
+
+@wp.func
+def rotation_between(a: wp.vec4, b: wp.vec4) -> wp.vec3:
+    """The rotation vector `x` with `a Exp(x) = b`, at most half a turn."""
+    ar = wp.vec3(a[1], a[2], a[3])
+    br = wp.vec3(b[1], b[2], b[3])
+    s = a[0] * b[0] + wp.dot(ar, br)
+    r = a[0] * br - b[0] * ar - wp.cross(ar, br)
+    if s < 0.0:
+        s = -s
+        r = -r
+    return 2.0 * wp.atan2(wp.length(r), s) * wp.normalize(r)
+
+
+@wp.func
+def _rotation_between_vjp(x: wp.vec3, l: wp.vec3) -> wp.vec3:
+    """`(dx/dtheta)^T l = Jr^-T(x) l` for a body-frame rotation `theta` of the second frame."""
+    angle2 = wp.dot(x, x)
+    # the closed form cancels in single precision
+    c = 1.0 / 12.0 + angle2 * (1.0 / 720.0 + angle2 * (1.0 / 30240.0 + angle2 / 1209600.0))
+    if angle2 > 0.3:
+        half = 0.5 * wp.sqrt(angle2)
+        c = (1.0 - half / wp.tan(half)) / angle2
+    xl = wp.cross(x, l)
+    return l - 0.5 * xl + c * wp.cross(x, xl)
+
+
+@wp.func
+def vec3_at(x: wp.array2d[float], worldid: int, i: int) -> wp.vec3:
+    """Three numbers of a world from column i."""
+    return wp.vec3(x[worldid, i], x[worldid, i + 1], x[worldid, i + 2])
+
+
+@wp.func
+def vec4_at(x: wp.array2d[float], worldid: int, i: int) -> wp.vec4:
+    """Four numbers of a world from column i."""
+    return wp.vec4(x[worldid, i], x[worldid, i + 1], x[worldid, i + 2], x[worldid, i + 3])
+
+
+@wp.kernel
+def _passive_vjp(
+    # Model:
+    opt_timestep: wp.array[float],
+    qpos_spring: wp.array2d[float],
+    jnt_type: wp.array[int],
+    jnt_qposadr: wp.array[int],
+    jnt_dofadr: wp.array[int],
+    jnt_stiffness: wp.array2d[float],
+    jnt_stiffnesspoly: wp.array2d[wp.vec2],
+    dof_damping: wp.array2d[float],
+    dof_dampingpoly: wp.array2d[wp.vec2],
+    # Record:
+    qpos_in: wp.array2d[float],
+    qvel_in: wp.array2d[float],
+    qacc_in: wp.array2d[float],
+    # In:
+    with_spring: bool,
+    with_damper: bool,
+    implicit_damping: bool,
+    mu_in: wp.array2d[float],
+    w_in: wp.array2d[float],
+    z_in: wp.array2d[float],
+    # Out:
+    adj_qpos_io: wp.array2d[float],
+    adj_qvel_io: wp.array2d[float],
+):
+    """Spring and dampers of one joint."""
+    worldid, jntid = wp.tid()
+    adr = jnt_dofadr[jntid]
+    jnttype = jnt_type[jntid]
+    ndof = int(1)
+    if jnttype == _FREE:
+        ndof = 6
+    elif jnttype == _BALL:
+        ndof = 3
+
+    if with_damper:
+        h = opt_timestep[worldid % opt_timestep.shape[0]]
+        for i in range(adr, adr + ndof):
+            v = qvel_in[worldid, i]
+            poly = dof_dampingpoly[worldid % dof_dampingpoly.shape[0], i]
+            damping = dof_damping[worldid % dof_damping.shape[0], i]
+            adj = damping_derivative(damping, poly, v) * mu_in[worldid, i]
+            if implicit_damping:
+                dB = 2.0 * poly[0] * wp.sign(v) + 6.0 * poly[1] * v
+                if dB != 0.0:
+                    qacc_eff = qacc_in[worldid, i] - z_in[worldid, i]
+                    adj += h * w_in[worldid, i] * dB * qacc_eff
+            adj_qvel_io[worldid, i] -= adj
+
+    if not with_spring:
+        return
+    stiffness = jnt_stiffness[worldid % jnt_stiffness.shape[0], jntid]
+    poly = jnt_stiffnesspoly[worldid % jnt_stiffnesspoly.shape[0], jntid]
+    if stiffness == 0.0 and poly[0] == 0.0 and poly[1] == 0.0:
+        return
+    qadr = jnt_qposadr[jntid]
+    ref = worldid % qpos_spring.shape[0]
+    if jnttype == _FREE:
+        x = vec3_at(qpos_in, worldid, qadr) - vec3_at(qpos_spring, ref, qadr)
+        dq = _spring_vjp(stiffness, poly, x, vec3_at(mu_in, worldid, adr))
+        for k in range(3):
+            adj_qpos_io[worldid, adr + k] -= dq[k]
+        qadr += 3
+        adr += 3
+    if jnttype == _FREE or jnttype == _BALL:
+        x = rotation_between(vec4_at(qpos_spring, ref, qadr), vec4_at(qpos_in, worldid, qadr))
+        dx = _spring_vjp(stiffness, poly, x, vec3_at(mu_in, worldid, adr))
+        dq = _rotation_between_vjp(x, dx)
+        for k in range(3):
+            adj_qpos_io[worldid, adr + k] -= dq[k]
+    else:
+        length = qpos_in[worldid, qadr] - qpos_spring[ref, qadr]
+        slope = stiffness + length * (2.0 * poly[0] + 3.0 * length * poly[1])
+        adj_qpos_io[worldid, adr] -= slope * mu_in[worldid, adr]
+
+
+def passive_vjp(m: mjw.Model, flags: Flags, s: Substep, ws: Workspace, adj: Cotangent) -> None:
+    """Adjoint of the springs and dampers of joints."""
+    d = s.d
+    wp.launch(
+        _passive_vjp,
+        dim=(d.nworld, m.njnt),
+        inputs=[
+            m.opt.timestep,
+            m.qpos_spring,
+            m.jnt_type,
+            m.jnt_qposadr,
+            m.jnt_dofadr,
+            m.jnt_stiffness,
+            m.jnt_stiffnesspoly,
+            m.dof_damping,
+            m.dof_dampingpoly,
+            d.qpos,
+            d.qvel,
+            d.qacc,
+            flags.spring,
+            flags.damper,
+            flags.implicit_damping,
+            ws.joint_mu,
+            ws.joint_w,
+            ws.joint_z,
+        ],
+        outputs=[adj.qpos, adj.qvel],
+    )
