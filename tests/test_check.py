@@ -11,6 +11,7 @@ import pytest
 
 from diffenvs.physics import UnsupportedFeature, check_model
 from diffenvs.physics import check as check_module
+from diffenvs.physics.check_contact import colliding_pairs
 
 ASSETS = pathlib.Path(gymnasium.__file__).parent / "envs" / "mujoco" / "assets"
 
@@ -383,8 +384,9 @@ def test_check_refuses_under_discrete(name):
 
 def test_check_lists_everything():
     """One message names the model and all of its offending elements."""
-    option = 'solver="PGS" noslip_iterations="3"'
-    text = message(build(option, geom='surfacevel="1 0 0" adhesion="1"'))
+    option = 'solver="PGS"'
+    sensor = '<sensor><distance geom1="floor" geom2="tip"/></sensor>'
+    text = message(build(option, joint='stiffness="1" springyield="1"', extra=sensor))
     assert text.startswith("model 'tiny' has 4 features without a gradient in diffenvs:\n")
     assert len(re.findall(r"^  - ", text, flags=re.MULTILINE)) == 4
 
@@ -529,7 +531,7 @@ def test_colliding_pairs_vs_mujoco(seed):
         mjm = feature_models.load(name)
         mjm.geom_contype[:] = rng.integers(0, 4, mjm.ngeom)
         mjm.geom_conaffinity[:] = rng.integers(0, 4, mjm.ngeom)
-        pairs = set(check_module.colliding_pairs(mjm))
+        pairs = set(colliding_pairs(mjm))
         data = mujoco.MjData(mjm)
         touched = set()
         for _ in range(200):

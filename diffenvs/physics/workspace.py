@@ -8,8 +8,8 @@ import mujoco_warp as mjw
 import numpy as np
 import warp as wp
 
-from .check import has_curved, has_shapes
 from .check_actuator import depends_on_velocity, is_plain
+from .check_contact import has_curved, has_shapes
 from .spatial import mat66, vec7
 
 _DSBL, _TRN, _EQ = mujoco.mjtDisableBit, mujoco.mjtTrn, mujoco.mjtEq
