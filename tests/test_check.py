@@ -145,12 +145,19 @@ REFUSED = {
         ),
         "actuator 'act' has dyntype filterexact under RK4",
     ),
-    "force range on site": (
+    "force range on tendon": (
         lambda: build(
             joint='actuatorfrcrange="-1 1"',
-            extra='<actuator><motor name="act" site="here"/></actuator>',
+            extra='<actuator><motor name="act" tendon="t"/></actuator>' + TENDON.format(""),
         ),
-        "joint 'h' has actuatorfrcrange in a model with actuators at sites or tendons",
+        "joint 'h' has actuatorfrcrange and is driven through a site or tendon",
+    ),
+    "clamped without actuation": (
+        lambda: build(
+            extra=OFF.format("actuation")
+            + '<actuator><intvelocity name="act" joint="h" actrange="-1 1"/></actuator>',
+        ),
+        "actuator 'act' has an actrange and option disableflags has mjDSBL_ACTUATION",
     ),
     "force range and gravcomp": (
         lambda: build(joint='actuatorfrcrange="-1 1" actuatorgravcomp="true"'),

@@ -8,6 +8,7 @@ import numpy as np
 from .workspace import depends_on_velocity
 
 _TRN, _DYN, _GAIN = mujoco.mjtTrn, mujoco.mjtDyn, mujoco.mjtGain
+_JOINT, _DISABLE = mujoco.mjtJoint, mujoco.mjtDisableBit
 _JOINTS = (int(_TRN.mjTRN_JOINT), int(_TRN.mjTRN_JOINTINPARENT))
 
 
@@ -34,14 +35,27 @@ def check_actuators(mjm: mujoco.MjModel, name_of: Callable) -> Iterator[str]:
             )
         if implicitfast and by_velocity[i]:
             yield from _implicit_actuator(mjm, i, name_of)
+        if mjm.opt.disableflags & int(_DISABLE.mjDSBL_ACTUATION) and mjm.actuator_actlimited[i]:
+            yield (
+                f"{name} has an actrange and option disableflags has mjDSBL_ACTUATION, under which "
+                "mujoco_warp clamps activations and MuJoCo does not: set actlimited to false"
+            )
+    yield from _limited_joints(mjm, name_of)
+
+
+def _limited_joints(mjm: mujoco.MjModel, name_of: Callable) -> Iterator[str]:
+    elsewhere = np.flatnonzero(~np.isin(mjm.actuator_trntype, _JOINTS))
+    driven = set().union(*(_driven(mjm, i) for i in elsewhere))
     for i in np.flatnonzero(mjm.jnt_actfrclimited).tolist():
         name = f"{name_of(mjm, 'joint', i)} has actuatorfrcrange"
+        if mjm.jnt_type[i] in (int(_JOINT.mjJNT_FREE), int(_JOINT.mjJNT_BALL)):
+            yield f"{name} and is free or ball: set actuatorfrclimited to false"
         if mjm.jnt_actgravcomp[i]:
             yield f"{name} and actuatorgravcomp: remove one of them"
-        if not np.isin(mjm.actuator_trntype, _JOINTS).all():
+        if mjm.jnt_dofadr[i] in driven:
             yield (
-                f"{name} in a model with actuators at sites or tendons: set actuatorfrclimited to "
-                "false and limit the actuators by forcerange"
+                f"{name} and is driven through a site or tendon: set actuatorfrclimited to false "
+                "and limit the actuators by forcerange"
             )
 
 
@@ -54,7 +68,7 @@ def _implicit_actuator(mjm: mujoco.MjModel, i: int, name_of: Callable) -> Iterat
         gain == int(_GAIN.mjGAIN_AFFINE) and mjm.actuator_gainprm[i, 2]
     )
     if by_gain and mjm.actuator_dyntype[i] == int(_DYN.mjDYN_NONE):
-        clamped = not mjm.opt.disableflags & int(mujoco.mjtDisableBit.mjDSBL_CLAMPCTRL)
+        clamped = not mjm.opt.disableflags & int(_DISABLE.mjDSBL_CLAMPCTRL)
         if clamped and mjm.actuator_ctrllimited[mjm.actuator_ctrladr[i]]:
             yield (
                 f"{name} has a velocity gain and a ctrlrange under implicitfast, where mujoco_warp "
@@ -75,7 +89,7 @@ def _implicit_actuator(mjm: mujoco.MjModel, i: int, name_of: Callable) -> Iterat
         )
     for dof in dofs:
         lone = mjm.tree_dofnum[mjm.dof_treeid[dof]] == 6
-        if lone and mjm.jnt_type[mjm.dof_jntid[dof]] == int(mujoco.mjtJoint.mjJNT_FREE):
+        if lone and mjm.jnt_type[mjm.dof_jntid[dof]] == int(_JOINT.mjJNT_FREE):
             body = name_of(mjm, "body", mjm.dof_bodyid[dof])
             yield (
                 f"{name} acts on the free {body} by a force that depends on velocity, under "
