@@ -1,14 +1,15 @@
 """Models whose tendons and joints have springs, dampers, limits, friction losses and armature.
 
 `arm` is a shoulder with an elbow and a ball wrist on one branch and a thumb on the other. A fixed
-tendon runs within a branch, one across branches, two are tied together by an equality. The tip may
-touch a tilted plane.
+tendon runs within a branch, one across branches, two are tied together by an equality. A spatial
+tendon with armature runs through sites and pulleys, one wraps around a sphere and a cylinder, and
+an equality ties one to a fixed tendon. The tip may touch a tilted plane.
 """
 
 import mujoco
 import numpy as np
 
-from diffenvs.physics.finite_diff import States
+from diffenvs.physics.finite_diff import States, has_steep_capsule
 
 _SOFT = 'solreflimit="0.02 0.9" solimplimit="0.8 0.97 0.05 0.4 2"'
 _FRICTION = 'solreffriction="0.03 0.8" solimpfriction="0.7 0.95 0.05 0.4 2"'
@@ -30,10 +31,14 @@ ARM = f"""
     <body name="upper" pos="0 0 0.42">
       <joint name="shoulder" axis="0 1 0" frictionloss="0.4"/>
       <geom type="capsule" fromto="0 0 0 0.3 0 0" size="0.04" mass="1"/>
+      <geom name="ball" size="0.09" pos="0.27 0.02 0.05" mass="0.1"/>
+      <site name="beside" pos="0.27 0.02 0.2"/>
       <site name="upper" pos="0.12 0.03 0.06"/>
       <body name="fore" pos="0.3 0 0">
         <joint name="elbow" axis="1 1 0" pos="0 0.02 0" frictionloss="0.3"/>
         <geom type="box" pos="0.14 0.05 0.03" size="0.15 0.03 0.05" mass="0.7" euler="0.3 0.1 0.5"/>
+        <geom name="rod" type="cylinder" size="0.07 0.2" pos="0.2 0.05 0.1" euler="1.2 0.3 0.2"
+              mass="0.1"/>
         <site name="fore" pos="0.1 0.02 0.08"/>
         <body name="hand" pos="0.3 0.1 0">
           <joint name="wrist" type="ball" pos="0.02 0 0.05" frictionloss="0.7"/>
@@ -81,6 +86,22 @@ ARM = f"""
       <site site="thumb"/>
       <site site="wall"/>
     </spatial>
+    <spatial name="rope" stiffness="2" springlength="3" damping="0.2 0.1" frictionloss="0.1"
+             range="2.9 3.8" margin="0.02">
+      <site site="ceiling"/>
+      <site site="wall"/>
+      <site site="upper"/>
+      <geom geom="ball" sidesite="beside"/>
+      <site site="hand"/>
+      <pulley divisor="2"/>
+      <site site="wall"/>
+      <geom geom="ball"/>
+      <site site="fore"/>
+      <pulley divisor="0.5"/>
+      <site site="ceiling"/>
+      <geom geom="rod"/>
+      <site site="hand"/>
+    </spatial>
     <fixed name="first"><joint joint="thumb" coef="0.6"/></fixed>
     <fixed name="second">
       <joint joint="shoulder" coef="0.5"/>
@@ -106,7 +127,7 @@ def load(name: str, integrator: str = "mjINT_EULER") -> mujoco.MjModel:
 
 
 def states(mjm: mujoco.MjModel, n: int, seed: int = 0, speed: float = 0.6) -> States:
-    """Sample n states at random; contacts, if any, are not deep.
+    """Sample n states at random; contacts, if any, are not deep (see `has_steep_capsule`, too).
 
     Friction loss acts in two ways, and the states hold both: at half of them the joints move so
     slowly that friction holds some.
@@ -122,6 +143,8 @@ def states(mjm: mujoco.MjModel, n: int, seed: int = 0, speed: float = 0.6) -> St
         for name in ("qpos", "qvel", "ctrl"):
             getattr(data, name)[:] = getattr(data, name).astype(np.float32)
         mujoco.mj_forward(mjm, data)
+        if has_steep_capsule(mjm, data):
+            continue
         if data.ncon == 0 or data.contact.dist.min() > -0.03:
             parts = (data.qpos, data.qvel, data.act, data.ctrl, data.qacc)
             rows.append([*(x.copy() for x in parts), data.ncon])

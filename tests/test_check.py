@@ -109,11 +109,21 @@ REFUSED = {
         ),
         "pair 'p' has adhesion",
     ),
-    "equality": (
+    "equality of a flex": (
         lambda: build(
-            extra='<equality><joint name="gear" joint1="h" joint2="s" active="false"/></equality>'
+            world='<flexcomp name="rope" type="grid" dim="1" count="3 1 1" spacing="0.1 0.1 0.1">'
+            '<edge equality="true"/>'
+            '<contact contype="0" conaffinity="0" selfcollide="none"/></flexcomp>'
         ),
-        "equality 'gear' has eq_type mjEQ_JOINT: remove it",
+        "equality 0 (unnamed) has eq_type mjEQ_FLEX: use a connect, weld, joint or tendon",
+    ),
+    "equality, sparse": (
+        lambda: build(
+            'jacobian="sparse"',
+            geom='/><body name="end"/><geom size="0.1" contype="0" conaffinity="0"',
+            extra='<equality><weld name="w" body1="end"/></equality>',
+        ),
+        "equality 'w' holds body 'end', which has no joint, with a sparse jacobian",
     ),
     "tendon yield": (
         lambda: tendon('stiffness="1" springyield="1"'),

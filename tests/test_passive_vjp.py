@@ -5,22 +5,22 @@ import mujoco
 import numpy as np
 import passive_models
 import pytest
-from test_step_vjp import MEDIAN, WORST, load_gymnasium, vjp_errors
+from test_step_vjp import load_gymnasium
 
 from diffenvs.physics import UnsupportedFeature, check_model
+from diffenvs.physics.accuracy import measure
 from diffenvs.physics.finite_diff import contact_rich_states
 
 NUM_STATES = 8
 
 
-def check(mjm, states, **options):
+def check(mjm, states):
     """Assert the accuracy that the project promises; nothing touches here."""
-    errors, drift, trusted = vjp_errors(mjm, states, **options)
-    text = f"set aside {(~trusted).sum()} of {len(trusted)}\n{errors}"
-    assert trusted.mean() > 0.8, text
-    assert drift[trusted].max() < 1e-4, f"the step itself differs\n{drift}"
-    assert np.median(errors[trusted], axis=0).max() <= MEDIAN, text
-    assert errors[trusted].max() <= WORST, text
+    found = measure(mjm, states)
+    assert found.failures() == []
+    assert found.trusted.mean() > 0.8
+    for name, expected in found.oracle.items():
+        assert name == "act" or np.linalg.norm(expected, axis=1).min() > 1e-6, "nothing to compare"
 
 
 @pytest.mark.parametrize("integrator", feature_models.INTEGRATORS)
@@ -93,7 +93,7 @@ MOTOR = '<actuator><motor joint="x"/></actuator>'
     ("joint", "extra", "text"),
     [
         ("", "", "which does nothing where no actuator is enabled: set actuatorgravcomp to false"),
-        ('actuatorfrcrange="-1 1"', MOTOR, "joint 'x' has actuatorgravcomp and actuatorfrcrange"),
+        ('actuatorfrcrange="-1 1"', MOTOR, "joint 'x' has actuatorfrcrange and actuatorgravcomp"),
     ],
 )
 def test_check_refuses_gravcomp_through_actuators(joint, extra, text):

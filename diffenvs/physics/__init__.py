@@ -6,7 +6,8 @@ closed form; `linearize` gives the matrices of the discrete dynamics. The mathem
 """
 
 from .check import UnsupportedFeature, check_model
+from .inputs import Inputs
 from .linearize import linearize
 from .step import Physics, State
 
-__all__ = ["Physics", "State", "UnsupportedFeature", "check_model", "linearize"]
+__all__ = ["Inputs", "Physics", "State", "UnsupportedFeature", "check_model", "linearize"]

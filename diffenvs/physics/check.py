@@ -6,7 +6,7 @@ refused: enumerations and flags are compared with the values that are supported,
 `check_model` looks at the whole compiled model and reports everything it found in one message.
 
 Harmless, hence accepted: visual elements, sites, sensors other than geom distances, keyframes, user
-data, tendons that measure only, and mocap bodies (their pose is a constant and gets no gradient).
+data, tendons that measure only, and mocap bodies (their pose is an input, see `inputs.py`).
 """
 
 from collections import defaultdict
@@ -41,6 +41,7 @@ _DISABLE, _ENABLE = mujoco.mjtDisableBit, mujoco.mjtEnableBit
 _TRN, _DYN = mujoco.mjtTrn, mujoco.mjtDyn
 
 _MAX_DENSE_NV = 60  # mujoco_warp has no dense Jacobian for larger models
+_MAX_AUTO_DENSE_NV = 32  # above, jacobian = auto means sparse to mujoco_warp
 _MIN_ITERATIONS = 4  # with fewer, the active set at the end is often not that of the solution
 _MAX_TOLERANCE = 1e-5
 # Rows of a pyramid grow like 1 / friction^2 against the rest of the Hessian; in single precision
@@ -165,6 +166,12 @@ _TYPES = {
         ),
         "set dyntype to none, integrator, filter, filterexact or muscle",
     ),
+    "eq_type": (
+        "equality",
+        mujoco.mjtEq,
+        ("mjEQ_CONNECT", "mjEQ_WELD", "mjEQ_JOINT", "mjEQ_TENDON"),
+        "use a connect, weld, joint or tendon equality",
+    ),
     "actuator_gaintype": (
         "actuator",
         mujoco.mjtGain,
@@ -177,7 +184,6 @@ _TYPES = {
         ("mjBIAS_NONE", "mjBIAS_AFFINE", "mjBIAS_MUSCLE"),
         "set biastype to none, affine or muscle",
     ),
-    "eq_type": ("equality", mujoco.mjtEq, ("mjEQ_TENDON",), "remove it"),
 }
 
 # Sizes that must vanish.
@@ -197,7 +203,7 @@ _FIELDS_FREE = set(
     body_parentid body_pos body_quat body_rootid body_sameframe body_simple body_subtreemass
     body_treeid body_user body_weldid dof_M0 dof_Madr dof_armature dof_bodyid dof_damping
     dof_frictionloss dof_invweight0 dof_jntid dof_length dof_parentid dof_simplenum dof_solimp
-    dof_solref dof_treeid
+    dof_solref dof_treeid eq_active0 eq_data eq_obj1id eq_obj2id eq_objtype eq_solimp eq_solref
     exclude_signature flg_adhesion flg_gravcomp flg_surfacevel geom_aabb geom_bodyid
     geom_castshadow geom_conaffinity geom_condim geom_contype geom_dataid geom_fluid geom_friction
     geom_gap geom_group geom_margin geom_matid geom_pos geom_priority geom_quat geom_rbound
@@ -216,7 +222,7 @@ _FIELDS_FREE = set(
 )
 # Elements that exert no force (or, for flex_, must not exist), sizes and derived indices.
 _PREFIXES_FREE = tuple(
-    """bvh_ cam_ efm eq_ flex flexedge_ hfield_ key_ light_ map mat_ mesh_ n name_ numeric_ oct_
+    """bvh_ cam_ efm flex flexedge_ hfield_ key_ light_ map mat_ mesh_ n name_ numeric_ oct_
     plugin_ sensor_ site_ skin_ ten_J tex_ text_ tuple_ wrap_ B_ D_ M_""".split()
 )
 
@@ -287,18 +293,12 @@ def _fields(mjm: mujoco.MjModel) -> Iterator[str]:
 def _passive_forces(mjm: mujoco.MjModel) -> Iterator[str]:
     """Gravity compensation through actuators, and what of a fluid is not covered."""
     actuation = mjm.nactuator and not mjm.opt.disableflags & int(_DISABLE.mjDSBL_ACTUATION)
-    if mjm.body_gravcomp.any():
+    if mjm.body_gravcomp.any() and not actuation:
         for i in np.flatnonzero(mjm.jnt_actgravcomp).tolist():
-            if mjm.jnt_actfrclimited[i]:
-                yield (
-                    f"{_name(mjm, 'joint', i)} has actuatorgravcomp and actuatorfrcrange: set "
-                    "actuatorgravcomp to false, or actuatorfrclimited to false"
-                )
-            if not actuation:
-                yield (
-                    f"{_name(mjm, 'joint', i)} has actuatorgravcomp, which does nothing where no "
-                    "actuator is enabled: set actuatorgravcomp to false"
-                )
+            yield (
+                f"{_name(mjm, 'joint', i)} has actuatorgravcomp, which does nothing where no "
+                "actuator is enabled: set actuatorgravcomp to false"
+            )
     for field in ("density", "viscosity"):
         if getattr(mjm.opt, field) < 0:
             yield f"option {field} = {getattr(mjm.opt, field):g}: set it to 0 or more"
@@ -332,6 +332,27 @@ def _actuators(mjm: mujoco.MjModel) -> Iterator[str]:
 def _tendons(mjm: mujoco.MjModel) -> Iterator[str]:
     for i, problem in tendon_problems(mjm):
         yield f"{_name(mjm, 'tendon', i)} {problem}"
+
+
+def _equalities(mjm: mujoco.MjModel) -> Iterator[str]:
+    """Rows of bodies without joints, whose weight mujoco_warp takes from the parent if sparse."""
+    mode = mjm.opt.jacobian
+    if mode == mujoco.mjtJacobian.mjJAC_DENSE or (
+        mode == mujoco.mjtJacobian.mjJAC_AUTO and mjm.nv <= _MAX_AUTO_DENSE_NV
+    ):
+        return
+    on_bodies = (int(mujoco.mjtEq.mjEQ_CONNECT), int(mujoco.mjtEq.mjEQ_WELD))
+    for i in np.flatnonzero(np.isin(mjm.eq_type, on_bodies)).tolist():
+        bodies = np.array([mjm.eq_obj1id[i], mjm.eq_obj2id[i]])
+        if mjm.eq_objtype[i] == int(mujoco.mjtObj.mjOBJ_SITE):
+            bodies = mjm.site_bodyid[bodies]
+        for body in bodies.tolist():
+            if mjm.body_weldid[body] not in (0, body):
+                yield (
+                    f"{_name(mjm, 'equality', i)} holds {_name(mjm, 'body', body)}, which has no "
+                    "joint, with a sparse jacobian, where mujoco_warp takes the weight of the "
+                    "parent: set jacobian to dense (nv <= 60), or hold the parent instead"
+                )
 
 
 def _contacts(mjm: mujoco.MjModel) -> Iterator[str]:
@@ -396,6 +417,7 @@ _CHECKS = (
     _actuators,
     _passive_forces,
     _tendons,
+    _equalities,
     _contacts,
     _callbacks,
 )

@@ -12,18 +12,22 @@ def tendon_problems(mjm: mujoco.MjModel) -> Iterator[tuple[int, str]]:
     for i in np.flatnonzero(_exerting(mjm)).tolist():
         for problem in _wraps(mjm, i):
             yield i, problem
-        if not _leaves_pattern(mjm, i):
-            continue
         spatial = mjm.tendon_type[i] == int(mujoco.mjtTendon.mjTENDON_SPATIAL)
-        damping = spatial and mjm.tendon_damping[i]
-        if implicitfast and (damping or mjm.tendon_dampingpoly[i].any()):
+        damping = mjm.tendon_dampingpoly[i].any() or (spatial and mjm.tendon_damping[i])
+        if implicitfast and damping and _leaves_pattern(mjm, i):
             yield (
                 i,
                 "has damping that changes with the state, under implicitfast, and couples joints "
                 "that the mass matrix does not: set integrator to Euler, or use a fixed tendon "
                 "with a linear damping",
             )
-        if spatial and mjm.tendon_armature[i]:
+        elif implicitfast and damping and _holds_free_body(mjm, i):
+            yield (
+                i,
+                "has damping, under implicitfast, and holds a free body without joints, whose "
+                "velocity mujoco_warp integrates apart: set integrator to Euler",
+            )
+        if spatial and mjm.tendon_armature[i] and _leaves_pattern(mjm, i):
             yield (
                 i,
                 "(spatial) has armature and couples joints that the mass matrix does not: set "
@@ -37,7 +41,7 @@ def _wraps(mjm: mujoco.MjModel, tenid: int) -> Iterator[str]:
     adr = mjm.tendon_adr[tenid]
     wraps = [i for i in range(adr, adr + mjm.tendon_num[tenid]) if mjm.wrap_type[i] in geoms]
     if wraps and mjm.tendon_armature[tenid]:
-        yield "wraps around a geom and has armature, of whose bias force MuJoCo leaves out the geom"
+        yield "wraps around a geom and has armature: set armature to 0"
     for i in wraps:
         geomid, side = mjm.wrap_objid[i], round(mjm.wrap_prm[i])
         if side < 0:
@@ -68,10 +72,21 @@ def _exerting(mjm: mujoco.MjModel) -> np.ndarray:
     return found
 
 
+def _dofs(mjm: mujoco.MjModel, tenid: int) -> np.ndarray:
+    adr = mjm.ten_J_rowadr[tenid]
+    return mjm.ten_J_colind[adr : adr + mjm.ten_J_rownnz[tenid]]
+
+
+def _holds_free_body(mjm: mujoco.MjModel, tenid: int) -> bool:
+    """Whether a tendon acts on a tree that is a single free body."""
+    dofs = _dofs(mjm, tenid)
+    free = mjm.jnt_type[mjm.dof_jntid[dofs]] == int(mujoco.mjtJoint.mjJNT_FREE)
+    return bool(np.any(free & (mjm.tree_dofnum[mjm.dof_treeid[dofs]] == 6)))
+
+
 def _leaves_pattern(mjm: mujoco.MjModel, tenid: int) -> bool:
     """Whether the mass matrix has no entry for some pair of dofs of a tendon."""
-    adr = mjm.ten_J_rowadr[tenid]
-    dofs = mjm.ten_J_colind[adr : adr + mjm.ten_J_rownnz[tenid]]
+    dofs = _dofs(mjm, tenid)
     for dof in dofs:
         start = mjm.M_rowadr[dof]
         held = mjm.M_colind[start : start + mjm.M_rownnz[dof]]

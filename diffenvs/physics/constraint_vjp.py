@@ -14,7 +14,8 @@ In:  the record's `D`, `force`, `Jaref`, and `mu`.
 Out: `adj_qpos`, `adj_qvel`, accumulated; a joint limit has `J = +-1` (hinge, slide) or minus the
      rotation axis in the body frame (ball), whose derivative is included.
 
-Derivation: `DERIVATION.md`, sections 1 and 7. Not covered: equality, friction loss, tendons.
+Derivation: `DERIVATION.md`, sections 1 and 7. Equalities: `equality_vjp`. Not
+covered: friction loss, tendons.
 """
 
 import mujoco

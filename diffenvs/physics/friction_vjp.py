@@ -13,7 +13,7 @@ In:  the record's `D`, `force`, `Jaref`, and `mu` (or `ten_mu` of `tendon_vjp`).
 Out: `adj_qvel` accumulated for dofs, whose `J` is constant; `x_ten_mu, x_ten_a, x_ten_v`
      accumulated for tendons.
 
-Derivation: `DERIVATION.md`, sections 1 and 8.
+Derivation: `DERIVATION.md`, sections 1 and 9.
 """
 
 import mujoco

@@ -13,6 +13,7 @@ import mujoco_warp as mjw
 import warp as wp
 
 from . import solver_hessian
+from .inputs import Inputs
 from .workspace import Flags
 
 # of mujoco_warp.Data; what the adjoint reads, in the shapes that `mujoco_warp.Data` documents
@@ -48,6 +49,7 @@ FEATURE_FIELDS = {
     "tendon_wrap": ("ten_wrapadr", "wrap_obj", "wrap_xpos"),
     "site_actuation": ("site_xpos", "site_xmat"),
     "actuator_force_limit": ("qfrc_actuator",),
+    "body_equality": ("xpos", "xquat"),  # connect and weld
 }
 CONTACT_FIELDS = (
     "dist",
@@ -67,9 +69,10 @@ RK4_NODES = (0.5, 0.5, 1.0)  # of the second to the fourth stage
 RK4_WEIGHTS = (1.0 / 6.0, 1.0 / 3.0, 1.0 / 3.0, 1.0 / 6.0)
 
 
-def data_fields(flags: Flags) -> tuple[str, ...]:
-    """`DATA_FIELDS` and those that only some models need."""
+def data_fields(flags: Flags, inputs: Inputs) -> tuple[str, ...]:
+    """`DATA_FIELDS` and those that only some models or inputs need."""
     extra = [names for flag, names in FEATURE_FIELDS.items() if getattr(flags, flag)]
+    extra += [tuple(inputs.given()), () if inputs.xfrc_applied is None else ("xipos",)]
     return tuple(dict.fromkeys(itertools.chain(DATA_FIELDS, *extra)))
 
 
@@ -99,11 +102,10 @@ class Substep:
     solver_h: wp.array  # (nworld, nv_pad, nv_pad), upper triangle
     solver_hfactor: wp.array  # (nworld, nv_pad, nv_pad) for nv > 32, else (nworld, 0, 0)
     solver_Jaref: wp.array  # (nworld, njmax)
-    system_M: wp.array | None = (
-        None  # (nworld, nC): M + h E of implicitfast, where E is not diagonal
-    )
+    system_M: wp.array | None = None  # (nworld, nC): M + h E, where E is not diagonal
     rungekutta4: RungeKutta4 | None = None
     fields: tuple[str, ...] = DATA_FIELDS  # of `d`, that belong to the record
+    inputs: tuple[str, ...] = ()  # fields of Inputs that the step is given
 
     def arrays(self) -> list[wp.array]:
         """All that it retains."""
@@ -126,11 +128,13 @@ class Record:
 
     Attributes:
         substeps: what each substep retains.
+        inputs: the inputs of the step, shared by its substeps.
         qpos_next, qvel_next: state after the last substep, (nworld, nq) and (nworld, nv).
         filled: whether a step has been recorded.
     """
 
     substeps: list[Substep]
+    inputs: Inputs
     qpos_next: wp.array
     qvel_next: wp.array
     filled: bool = False
@@ -144,14 +148,14 @@ class Record:
 
 
 def make_substep(
-    m: mjw.Model, flags: Flags, d: mjw.Data, solver_workspace, ctrl: wp.array
+    m: mjw.Model, flags: Flags, d: mjw.Data, solver_workspace, inputs: Inputs
 ) -> Substep:
-    """Allocates one substep; `ctrl` is shared by the substeps of a step."""
-    first = _make_stage(flags, d, solver_workspace, ctrl)
+    """Allocates one substep; `inputs` are shared by the substeps of a step."""
+    first = _make_stage(flags, d, solver_workspace, inputs)
     if flags.implicit_matrix:
         first.system_M = wp.zeros_like(d.M)
     if m.opt.integrator == mujoco.mjtIntegrator.mjINT_RK4:
-        stages = [_make_stage(flags, d, solver_workspace, ctrl) for _ in RK4_NODES]
+        stages = [_make_stage(flags, d, solver_workspace, inputs) for _ in RK4_NODES]
         for stage in stages:  # the solver of every stage starts where the first one did
             stage.d.qacc_warmstart = first.d.qacc_warmstart
         rates = [first.d.qvel, *(wp.zeros_like(first.d.qvel) for _ in RK4_NODES)]
@@ -165,16 +169,17 @@ def make_substep(
     return first
 
 
-def _make_stage(flags: Flags, d: mjw.Data, solver_workspace, ctrl: wp.array) -> Substep:
+def _make_stage(flags: Flags, d: mjw.Data, solver_workspace, inputs: Inputs) -> Substep:
     def own(struct, names):
         # clones: the simulator sets the poses of static bodies and geoms once, at allocation
         return {name: wp.clone(getattr(struct, name)) for name in names}
 
-    fields = data_fields(flags)
+    fields = data_fields(flags, inputs)
     view = dataclasses.replace(
         d,
-        **(own(d, fields) | {"ctrl": ctrl}),
+        **(own(d, fields) | inputs.given()),
         contact=dataclasses.replace(d.contact, **own(d.contact, CONTACT_FIELDS)),
         efc=dataclasses.replace(d.efc, **own(d.efc, EFC_FIELDS)),
     )
-    return Substep(d=view, fields=fields, **solver_hessian.make_retained(solver_workspace))
+    retained = solver_hessian.make_retained(solver_workspace)
+    return Substep(d=view, fields=fields, inputs=tuple(inputs.given()), **retained)

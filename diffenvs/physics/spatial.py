@@ -12,6 +12,7 @@ wp.set_module_options({"enable_backward": False})
 vec5 = wp.types.vector(length=5, dtype=wp.float32)
 vec7 = wp.types.vector(length=7, dtype=wp.float32)
 vec10 = wp.types.vector(length=10, dtype=wp.float32)
+vec12 = wp.types.vector(length=12, dtype=wp.float32)
 mat66 = wp.types.matrix(shape=(6, 6), dtype=wp.float32)
 
 

@@ -25,7 +25,7 @@ In:  `x_ten_mu, x_ten_a, x_ten_v, x_ten_w, x_ten_z`; the record's `site_xpos`, `
      that wrap, `wrap_obj`, `wrap_xpos`; the fields.
 Out: `x_*` and `y` of the bodies, accumulated. The length itself is carried by `tendon_vjp`.
 
-Derivation: `DERIVATION.md`, section 8. Not covered: armature of tendons that wrap around geoms.
+Derivation: `DERIVATION.md`, section 9. Not covered: armature of tendons that wrap around geoms.
 """
 
 import mujoco

@@ -12,8 +12,9 @@ import warp as wp
 from . import private, solver_hessian, tangent
 from .check import check_model
 from .fold import folded
+from .inputs import Inputs, as_inputs, check_arrays, check_mocap, copy_inputs, make_inputs
 from .record import RK4_NODES, RK4_WEIGHTS, Record, Substep, make_substep
-from .tape import StagedStep, TapedStep, active_tape, paused_tape
+from .tape import StagedStep, TapedStep, active_tape, find_staged, paused_tape
 from .vjp import substep_vjp
 from .workspace import Cotangent, Flags, Workspace
 
@@ -26,6 +27,7 @@ _OVERFLOW = {
     mjw.OverflowType.NARROWPHASE: "contacts do not fit; raise nconmax (now {p.nconmax} per world,"
     " shared by all worlds)",
 }
+_RK4 = mujoco.mjtIntegrator.mjINT_RK4
 _STATE_FIELDS = ("qpos", "qvel", "act", "qacc_warmstart")
 
 
@@ -105,10 +107,14 @@ class Physics:
             self.d = mjw.make_data(mjm, nworld, nconmax=self.nconmax, njmax=njmax)
             self._solver_workspace = ctx = solver_hessian.make_workspace(self.m, self.d)
             self._flags = Flags.of(model, self.m.body_freeadr.size)
-            self._scratch = Substep(self.d, ctx.h, ctx.hfactor, ctx.Jaref)
+            if mjm.opt.integrator == _RK4 and _reads_body_velocity(self.m):
+                ctrl = wp.zeros((nworld, self.nu), dtype=float)
+                self._scratch = make_substep(self.m, self._flags, self.d, ctx, Inputs(ctrl))
+            else:
+                self._scratch = Substep(self.d, ctx.h, ctx.hfactor, ctx.Jaref)
             self._workspace = Workspace(self.m, self.d, self._flags)
         self._unchecked = 0  # steps since the last look at overflows
-        self._staged: StagedStep | None = None  # of `step` without a tape
+        self._staged: list[StagedStep] = []  # of `step` without a tape
         self._free: list[StagedStep] = []  # of `step` on tapes that are gone
 
     def make_state(self, requires_grad: bool = False) -> State:
@@ -125,35 +131,65 @@ class Physics:
             qacc_warmstart=full(np.zeros(self.nv), False),
         )
 
-    def make_record(self) -> Record:
-        """Memory for what one recorded step of `nstep` substeps retains."""
+    def make_inputs(self, requires_grad: bool = False) -> Inputs:
+        """All inputs: no control, no forces, mocap bodies as the model has them, in all worlds.
+
+        A field that is set to None costs nothing, see `Inputs`.
+        """
+        with wp.ScopedDevice(self.device):
+            return make_inputs(self, requires_grad)
+
+    def make_record(self, inputs: Inputs | None = None) -> Record:
+        """Memory for what one recorded step of `nstep` substeps retains.
+
+        Args:
+            inputs: has the fields that the step will be given; None for the control alone.
+
+        Raises:
+            UnsupportedFeature: mocap poses are given, and one of them has no gradient.
+        """
         with wp.ScopedDevice(self.device):
             ctrl = wp.zeros((self.nworld, self.nu), dtype=float)
+            given = {} if inputs is None else inputs.given()
+            if "mocap_pos" in given or "mocap_quat" in given:
+                check_mocap(self.mjm)
+            others = {name: wp.clone(getattr(self.d, name)) for name in given if name != "ctrl"}
+            self._workspace.make_inputs(self.d, others)
+            held = Inputs(ctrl, **others)
             return Record(
                 substeps=[
-                    make_substep(self.m, self._flags, self.d, self._solver_workspace, ctrl)
+                    make_substep(self.m, self._flags, self.d, self._solver_workspace, held)
                     for _ in range(self.nstep)
                 ],
+                inputs=held,
                 qvel_next=wp.zeros((self.nworld, self.nv), dtype=float),
                 qpos_next=wp.zeros((self.nworld, self.nq), dtype=float),
             )
 
     def launch_step(
-        self, state: State, ctrl: wp.array, state_out: State, record: Record | None = None
+        self,
+        state: State,
+        ctrl: wp.array | Inputs,
+        state_out: State,
+        record: Record | None = None,
     ) -> None:
         """Launches one step. No allocation that outlives it, no host read: it can be captured.
 
         Args:
             state: the state before; not changed.
-            ctrl: controls, (nworld, nu).
+            ctrl: controls, (nworld, nu), or all inputs.
             state_out: receives the state after.
             record: receives what `launch_step_vjp` needs; None to step without an adjoint.
         """
-        m = self.m
-        substeps = [self._scratch] * self.nstep if record is None else record.substeps
+        m, inputs = self.m, as_inputs(ctrl)
+        if record is None:
+            substeps = [_with_inputs(self._scratch, inputs)] * self.nstep
+        else:
+            substeps = record.substeps
         with wp.ScopedDevice(self.device), paused_tape():
             _copy_state(substeps[0].d, state)
-            wp.copy(substeps[0].d.ctrl, ctrl)
+            if record is not None:
+                copy_inputs(record.inputs, inputs, "Physics.launch_step")
             for i, s in enumerate(substeps):
                 _forward(m, s, self._solver_workspace, retain=record is not None)
                 if s.system_M is not None:
@@ -173,7 +209,11 @@ class Physics:
                 record.filled = True
 
     def launch_step_vjp(
-        self, record: Record, adj_state_out: State, adj_state: State, adj_ctrl: wp.array
+        self,
+        record: Record,
+        adj_state_out: State,
+        adj_state: State,
+        adj_ctrl: wp.array | Inputs,
     ) -> None:
         """Launches the adjoint of a recorded step; it can be captured, and repeated.
 
@@ -182,11 +222,17 @@ class Physics:
             adj_state_out: cotangents of the state after, in the shapes of the state.
             adj_state: overwritten with the cotangents of the state before. That of `qpos` is the
                 gradient by the components of `qpos` (orthogonal to each quaternion).
-            adj_ctrl: overwritten with the cotangent of the control, (nworld, nu).
+            adj_ctrl: overwritten with the cotangent of the control, (nworld, nu), or with those of
+                all inputs that the record was made for.
         """
         if not record.filled:
             raise RuntimeError("Physics.launch_step_vjp: this record holds no step yet")
-        m = self.m
+        m, adj_inputs = self.m, as_inputs(adj_ctrl).given()
+        for name in adj_inputs.keys() - record.inputs.given().keys():
+            raise ValueError(
+                f"Physics.launch_step_vjp: this record has no cotangent of {name}; make it by"
+                " make_record(inputs) with inputs that have this field"
+            )
         with wp.ScopedDevice(self.device), paused_tape():
             joints = [m.jnt_type, m.jnt_qposadr, m.jnt_dofadr]
             dim = (self.nworld, m.njnt)
@@ -210,7 +256,8 @@ class Physics:
                 )
                 wp.copy(adj_state.qvel, adj.qvel)
                 wp.copy(adj_state.act, adj.act)
-                wp.copy(adj_ctrl, adj.ctrl)
+                for name, array in adj_inputs.items():
+                    wp.copy(array, getattr(adj, name))
 
             self.launch_tangent_vjp(record, seed, result)
 
@@ -225,11 +272,11 @@ class Physics:
         Args:
             record: filled by `launch_step`.
             seed: launches what writes the cotangents of (qpos, qvel, act) after the step.
-            result: launches what reads those of (qpos, qvel, act, ctrl) before it.
+            result: launches what reads those of (qpos, qvel, act, inputs) before it.
         """
         ws = self._workspace
         after, before = ws.adj
-        after.ctrl.zero_()
+        after.zero_inputs(record.inputs.given())
         seed(after)
         qvel_next = record.qvel_next
         for s in reversed(record.substeps):
@@ -266,15 +313,15 @@ class Physics:
         if self._unchecked and (steps == 0 or self.device.is_cpu or self._unchecked >= 64):
             self.check_overflow()
 
-    def step(self, state: State, ctrl: wp.array) -> State:
+    def step(self, state: State, ctrl: wp.array | Inputs) -> State:
         """Advances all worlds by `nstep` physics steps, as a replayed graph.
 
         On an active `wp.Tape` the step records its adjoint, so `tape.backward()` accumulates into
-        the gradients of `state.qpos`, `state.qvel`, `state.act` and `ctrl` that require one.
+        the gradients of `state.qpos`, `state.qvel`, `state.act` and the inputs that require one.
 
         Args:
             state: the state before; not changed.
-            ctrl: controls, (nworld, nu), float32, on the device of this object.
+            ctrl: controls, (nworld, nu), float32, on the device of this object; or `Inputs`.
 
         Returns:
             The state after, in new arrays (requiring a gradient on an active tape).
@@ -284,43 +331,40 @@ class Physics:
             RuntimeError: contacts or constraint rows did not fit. On CUDA, where looking waits for
                 the device, by `tape.backward()` or within 64 steps; see `check_overflow`.
         """
-        self._check_arrays(state, ctrl)
+        inputs = as_inputs(ctrl)
+        check_arrays(self, state, inputs)
         tape = active_tape()
         out = self.make_state(requires_grad=tape is not None)
         with wp.ScopedDevice(self.device), paused_tape():
             if tape is None:
-                if self._staged is None:
-                    self._staged = StagedStep(self, recorded=False)
-                self._staged.step(state, ctrl, out)
+                staged = find_staged(self._staged, inputs)
+                if staged is None:
+                    staged = StagedStep(self, inputs, recorded=False)
+                    self._staged.append(staged)
+                staged.step(state, inputs, out)
                 self.watch_overflow()
                 return out
-            staged = self._free.pop() if self._free else StagedStep(self, recorded=True)
-            staged.step(state, ctrl, out)
+            staged = find_staged(self._free, inputs)
+            if staged is None:
+                staged = StagedStep(self, inputs, recorded=True)
+            else:
+                self._free.remove(staged)
+            staged.step(state, inputs, out)
             self.watch_overflow()
-        taped = TapedStep(self, staged, (state, ctrl, out))
+        taped = TapedStep(self, staged, (state, inputs, out))
         weakref.finalize(taped, self._free.append, staged)
-        arrays = (*state.differentiable(), ctrl, *out.differentiable())
+        arrays = (*state.differentiable(), *inputs.given().values(), *out.differentiable())
         tape.record_func(taped.backward, [a for a in arrays if a.requires_grad and a.size > 0])
         return out
 
-    def _check_arrays(self, state: State, ctrl: wp.array) -> None:
-        expected = {
-            "state.qpos": (state.qpos, self.nq),
-            "state.qvel": (state.qvel, self.nv),
-            "state.act": (state.act, self.na),
-            "state.qacc_warmstart": (state.qacc_warmstart, self.nv),
-            "ctrl": (ctrl, self.nu),
-        }
-        for name, (array, width) in expected.items():
-            shape = (self.nworld, width)
-            if not isinstance(array, wp.array):
-                kind = type(array).__name__
-                raise ValueError(f"Physics.step: {name} is a {kind}, not a wp.array")
-            if array.shape != shape or array.dtype != wp.float32 or array.device != self.device:
-                raise ValueError(
-                    f"Physics.step: {name} is {array.dtype.__name__} {array.shape} on"
-                    f" {array.device}; it must be float32 {shape} on {self.device}"
-                )
+
+def _with_inputs(s: Substep, inputs: Inputs) -> Substep:
+    """The same substep, that reads these inputs."""
+    rk = s.rungekutta4
+    if rk is not None:
+        rk = dataclasses.replace(rk, stages=[_with_inputs(stage, inputs) for stage in rk.stages])
+    d = dataclasses.replace(s.d, **inputs.given())
+    return dataclasses.replace(s, d=d, rungekutta4=rk)
 
 
 def _copy_state(target, source) -> None:
@@ -334,6 +378,10 @@ def _copy_state(target, source) -> None:
 def _forward(m: mjw.Model, s: Substep, solver_workspace, retain: bool) -> None:
     """`mujoco_warp.forward` without sensors, energy and sleep; the Hessian is kept if `retain`."""
     d = s.d
+    if _reads_body_velocity(m):
+        mjw.kinematics(m, d)
+        mjw.com_pos(m, d)
+        mjw.com_vel(m, d)
     mjw.fwd_position(m, d, factorize=False)
     mjw.fwd_velocity(m, d)
     mjw.fwd_actuation(m, d)
@@ -344,6 +392,15 @@ def _forward(m: mjw.Model, s: Substep, solver_workspace, retain: bool) -> None:
         )
     else:
         solver_hessian.solve(m, d, solver_workspace)
+
+
+def _reads_body_velocity(m: mjw.Model) -> bool:
+    """Whether `fwd_position` reads `cvel` and `cdof_dot`, for the rows of connect and weld.
+
+    Only `fwd_velocity`, which comes later, computes them. Stock mujoco_warp hence takes those of an
+    earlier step, also in its `rungekutta4`; we compute them first, as MuJoCo does.
+    """
+    return m.eq_connect_adr.size + m.eq_wld_adr.size > 0
 
 
 _INTEGRATE = {
@@ -409,5 +466,7 @@ def _most_rows(mjm: mujoco.MjModel, ncon: int) -> int:
     nrow = dim if elliptic or dim == 1 else 2 * (dim - 1)
     limits = mjm.jnt_limited.sum() + mjm.tendon_limited.sum()
     losses = np.sum(mjm.dof_frictionloss > 0) + np.sum(mjm.tendon_frictionloss > 0)
-    equalities = np.sum(mjm.eq_type == int(mujoco.mjtEq.mjEQ_TENDON))
+    per_equality = {mujoco.mjtEq.mjEQ_CONNECT: 3, mujoco.mjtEq.mjEQ_WELD: 6}
+    active = mjm.eq_type[mjm.eq_active0.astype(bool)]
+    equalities = sum(per_equality.get(mujoco.mjtEq(kind), 1) for kind in active)
     return max(int(equalities + losses + limits) + ncon * nrow, 1)

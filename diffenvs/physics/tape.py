@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING
 
 import warp as wp
 
+from .inputs import Inputs, accumulate_vectors, copy_inputs
+
 if TYPE_CHECKING:
     from .step import Physics, State
 
@@ -58,48 +60,60 @@ def accumulate(
     grad_io[worldid, i] += increment_in[worldid, i]
 
 
+def _like(inputs: Inputs) -> Inputs:
+    return Inputs(**{name: wp.zeros_like(x) for name, x in inputs.given().items()})
+
+
 class StagedStep:
     """A captured step on memory of its own, and, if it is recorded, its captured adjoint."""
 
-    def __init__(self, physics: "Physics", recorded: bool):
+    def __init__(self, physics: "Physics", inputs: Inputs, recorded: bool):
         # a graph does not keep alive the arrays that it works on
-        self._record = record = physics.make_record() if recorded else None
+        self._record = record = physics.make_record(inputs) if recorded else None
         self._state, self._state_out = physics.make_state(), physics.make_state()
-        self._ctrl = wp.zeros((physics.nworld, physics.nu), dtype=float, device=physics.device)
+        self._inputs = _like(inputs)
+        self.fields = set(inputs.given())
         self._graph = captured(
             physics.device,
-            lambda: physics.launch_step(self._state, self._ctrl, self._state_out, record),
+            lambda: physics.launch_step(self._state, self._inputs, self._state_out, record),
         )
         self._adjoint_graph = None
         if record is not None:
             self._adj_state, self._adj_state_out = physics.make_state(), physics.make_state()
-            self._adj_ctrl = wp.zeros_like(self._ctrl)
+            self._adj_inputs = _like(inputs)
             self._adjoint_graph = captured(
                 physics.device,
                 lambda: physics.launch_step_vjp(
-                    record, self._adj_state_out, self._adj_state, self._adj_ctrl
+                    record, self._adj_state_out, self._adj_state, self._adj_inputs
                 ),
             )
 
-    def step(self, state: "State", ctrl: wp.array, state_out: "State") -> None:
-        """`state, ctrl -> state_out`, by replay."""
+    def step(self, state: "State", inputs: Inputs, state_out: "State") -> None:
+        """`state, inputs -> state_out`, by replay."""
         for staged, given in zip(self._state.arrays(), state.arrays(), strict=True):
             wp.copy(staged, given)
-        wp.copy(self._ctrl, ctrl)
+        copy_inputs(self._inputs, inputs, "Physics.step")
         wp.capture_launch(self._graph)
         for given, staged in zip(state_out.arrays(), self._state_out.arrays(), strict=True):
             wp.copy(given, staged)
 
-    def backward(self, state: "State", ctrl: wp.array, state_out: "State") -> None:
-        """Adds the cotangents of `state` and `ctrl` to their `.grad`, by replay."""
+    def backward(self, state: "State", inputs: Inputs, state_out: "State") -> None:
+        """Adds the cotangents of `state` and `inputs` to their `.grad`, by replay."""
         adj_out = self._adj_state_out.differentiable()
         for staged, given in zip(adj_out, state_out.differentiable(), strict=True):
             wp.copy(staged, given.grad)
         wp.capture_launch(self._adjoint_graph)
-        adj_in = (*self._adj_state.differentiable(), self._adj_ctrl)
-        for given, adj in zip((*state.differentiable(), ctrl), adj_in, strict=True):
+        before = (*state.differentiable(), *inputs.given().values())
+        adj_in = (*self._adj_state.differentiable(), *self._adj_inputs.given().values())
+        for given, adj in zip(before, adj_in, strict=True):
             if given.grad is not None and given.size > 0:
-                wp.launch(accumulate, dim=given.shape, inputs=[adj], outputs=[given.grad])
+                kernel = accumulate if adj.dtype is wp.float32 else accumulate_vectors
+                wp.launch(kernel, dim=given.shape, inputs=[adj], outputs=[given.grad])
+
+
+def find_staged(among: list[StagedStep], inputs: Inputs) -> StagedStep | None:
+    """One that was made for the fields that these inputs have."""
+    return next((s for s in among if s.fields == inputs.given().keys()), None)
 
 
 class TapedStep:
@@ -107,7 +121,7 @@ class TapedStep:
 
     def __init__(self, physics: "Physics", staged: StagedStep, arrays: tuple):
         self._physics, self._staged = physics, staged
-        self._arrays = arrays  # state, ctrl, state_out
+        self._arrays = arrays  # state, inputs, state_out
 
     def backward(self) -> None:
         """Called by `wp.Tape.backward`."""

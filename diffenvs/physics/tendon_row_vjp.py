@@ -14,7 +14,7 @@ where the row is `s J_1` or `J_1 - p' J_2`, each tendon takes them times its fac
 In:  the record's `D`, `force`, `Jaref`, `ten_length`, `ten_velocity`; `ten_mu`, `ten_a`.
 Out: `x_ten_mu, x_ten_a, x_ten_v, x_ten_length`, accumulated.
 
-Derivation: `DERIVATION.md`, sections 1 and 8. Friction losses are in `friction_vjp`.
+Derivation: `DERIVATION.md`, sections 1 and 9. Friction losses are in `friction_vjp`.
 """
 
 import mujoco

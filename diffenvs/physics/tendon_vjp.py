@@ -26,7 +26,7 @@ In:  `mu, w, z` (nv); the record's `ten_J`, `ten_length`, `ten_velocity`.
 Out: `tendon_fields` fills `ten_mu, ten_a, ten_w, ten_z` and clears `x_ten_*`, all (nworld,
      ntendon); `tendon_vjp` accumulates in `adj_qpos` and `adj_qvel`.
 
-Derivation: `DERIVATION.md`, section 8.
+Derivation: `DERIVATION.md`, section 9.
 """
 
 import mujoco

@@ -13,7 +13,7 @@ axis, `p` and `t` stand for their parts normal to it, and along the axis the pat
 
 with the flat lengths `l_i^2 = rho_i^2 - r^2` of the straight parts.
 
-`wrap_vjp` pulls cotangents of `t0, t1` back to `p0, p1`. Derivation: `DERIVATION.md`, section 8.
+`wrap_vjp` pulls cotangents of `t0, t1` back to `p0, p1`. Derivation: `DERIVATION.md`, section 9.
 Not covered: paths inside of a geom.
 """
 

@@ -2,7 +2,8 @@
 
     next_activation, next_position -> velocity solve (w, z, adj_qacc) -> forward_vjp
 
-    forward_vjp: H mu = adj_qacc -> bodies -> actuators, passive forces, limits, contacts -> sweep
+    forward_vjp: H mu = adj_qacc -> bodies -> actuators, passive forces, constraints -> sweep
+                  -> mocap bodies
 
 Forces in joint space add to the cotangents at once; what acts along tendons waits for `tendon_vjp`,
 what acts on bodies for the sweep.
@@ -18,9 +19,11 @@ from .actuator_force_vjp import general_actuator_vjp
 from .actuator_vjp import actuator_vjp
 from .constraint_vjp import limit_vjp
 from .contact_vjp import contact_vjp
+from .equality_vjp import equality_vjp
 from .fluid_vjp import fluid_vjp
 from .friction_vjp import friction_vjp
 from .gravcomp_vjp import gravcomp_vjp
+from .inputs_vjp import applied_vjp, mocap_vjp
 from .integrator_vjp import next_position_vjp, velocity_solve_vjp
 from .passive_vjp import passive_vjp
 from .record import Substep
@@ -41,7 +44,7 @@ def substep_vjp(
     adj_next: Cotangent,
     adj: Cotangent,
 ) -> None:
-    """Cotangents of the state before the substep from those after it; `adj.ctrl` accumulates."""
+    """Cotangents of the state before the substep from those after it; of inputs, accumulated."""
     if s.rungekutta4 is not None:
         rungekutta4_vjp(m, flags, s, ws, adj_next, adj, forward_vjp)
         return
@@ -64,7 +67,7 @@ def forward_vjp(
     adj_act_dot: wp.array,
     adj: Cotangent,
 ) -> None:
-    """Adds the cotangents of (qpos, qvel, act, ctrl) that follow from those of (qacc, act_dot)."""
+    """Adds to the cotangents of state and inputs what follows from those of (qacc, act_dot)."""
     solve_vjp(m.nv, s.solver_h, s.solver_hfactor, adj_qacc, ws.joint_mu)
     body_vjp(m, flags, s, ws)
     if flags.tendon:
@@ -78,6 +81,8 @@ def forward_vjp(
         gravcomp_vjp(m, flags, s, ws)
     if flags.fluid:
         fluid_vjp(m, flags, s, ws)
+    equality_vjp(m, flags, s, ws, adj)
+    applied_vjp(m, flags, s, ws, adj)
     limit_vjp(m, flags, s, ws, adj)
     if flags.friction:
         friction_vjp(m, flags, s, ws, adj)
@@ -89,3 +94,4 @@ def forward_vjp(
             tendon_row_vjp(m, flags, s, ws)
         tendon_vjp(m, flags, s, ws, adj)
     sweep_vjp(m, flags, s, ws, adj)
+    mocap_vjp(m, flags, s, ws, adj)

@@ -1,7 +1,7 @@
 """What the stages of the adjoint share: flags of the model, cotangents, scratch memory."""
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import mujoco
 import mujoco_warp as mjw
@@ -11,6 +11,7 @@ import warp as wp
 from .spatial import mat66, vec7
 
 _DSBL, _JNT, _TRN = mujoco.mjtDisableBit, mujoco.mjtJoint, mujoco.mjtTrn
+_EQ = mujoco.mjtEq
 FIELDS = ("mu", "a", "b", "w", "z", "x_mu", "x_a", "x_b", "x_v", "x_w", "x_z", "y")
 
 _GAIN, _BIAS, _DYN = mujoco.mjtGain, mujoco.mjtBias, mujoco.mjtDyn
@@ -72,6 +73,8 @@ class Flags:
     spatial_tendon: bool
     spatial_tendon_armature: bool
     tendon_wrap: bool  # a path leads around a geom
+    joint_equality: bool
+    body_equality: bool  # connect or weld
 
     @classmethod
     def of(cls, mjm: mujoco.MjModel, nfree: int) -> "Flags":
@@ -108,6 +111,11 @@ class Flags:
             or implicit_fluid
         )
         pair = pair or implicit_matrix
+        equality = enabled(_DSBL.mjDSBL_CONSTRAINT, _DSBL.mjDSBL_EQUALITY)
+
+        def has_equality(*types: mujoco.mjtEq) -> bool:
+            return equality and bool(np.isin(mjm.eq_type, [int(t) for t in types]).any())
+
         return cls(
             implicitfast=implicitfast,
             elliptic=mjm.opt.cone == mujoco.mjtCone.mjCONE_ELLIPTIC,
@@ -131,6 +139,8 @@ class Flags:
             pair=pair,
             free_bodies=free_bodies,
             **_tendon_flags(mjm, enabled),
+            joint_equality=has_equality(_EQ.mjEQ_JOINT),
+            body_equality=has_equality(_EQ.mjEQ_CONNECT, _EQ.mjEQ_WELD),
         )
 
 
@@ -178,12 +188,23 @@ class Cotangent:
         qvel: (nworld, nv).
         act: (nworld, na).
         ctrl: (nworld, nu); shared by the substeps of a step, which hold the control.
+        qfrc_applied, xfrc_applied, mocap_pos, mocap_quat: of the other fields of Inputs, in their
+            shapes and shared likewise; None until a record is made for them.
     """
 
     qpos: wp.array
     qvel: wp.array
     act: wp.array
     ctrl: wp.array
+    qfrc_applied: wp.array | None = None
+    xfrc_applied: wp.array | None = None
+    mocap_pos: wp.array | None = None
+    mocap_quat: wp.array | None = None
+
+    def zero_inputs(self, names: Iterable[str]) -> None:
+        """Clears the cotangents of these inputs."""
+        for name in _with_pose(names):
+            getattr(self, name).zero_()
 
     def zero_state(self) -> None:
         """Clears all but the inputs."""
@@ -200,6 +221,12 @@ class RungeKutta4:
     adj_rate: list[wp.array]
     adj_rate_mean: wp.array
     adj_act_dot: list[wp.array]  # of every stage, (nworld, na)
+
+
+def _with_pose(names: Iterable[str]) -> set[str]:
+    """The two halves of a mocap body's pose have their cotangents computed together."""
+    pose = {"mocap_pos", "mocap_quat"}
+    return set(names) | (pose if pose & set(names) else set())
 
 
 class Workspace:
@@ -276,3 +303,12 @@ class Workspace:
                 adj_rate_mean=joint(),
                 adj_act_dot=[activation() for _ in range(4)],
             )
+
+    def make_inputs(self, d: mjw.Data, names: Iterable[str]) -> None:
+        """Allocates the cotangents of these inputs, unless they are there."""
+        stage = [self.rungekutta4.adj] if self.rungekutta4 is not None else []
+        for name in _with_pose(names):
+            if getattr(self.adj[0], name) is None:
+                array = wp.zeros_like(getattr(d, name))
+                for adj in (*self.adj, *stage):
+                    setattr(adj, name, array)

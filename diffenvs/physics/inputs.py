@@ -1,0 +1,145 @@
+"""The inputs of a step besides its state: controls, applied forces, poses of mocap bodies."""
+
+import dataclasses
+from typing import TYPE_CHECKING, Any
+
+import mujoco
+import numpy as np
+import warp as wp
+
+from .check import UnsupportedFeature, colliding_pairs
+
+if TYPE_CHECKING:
+    from .step import Physics, State
+
+wp.set_module_options({"enable_backward": False})
+
+
+@dataclasses.dataclass
+class Inputs:
+    """What drives a step of `nworld` worlds, held constant over its substeps.
+
+    Every field but `ctrl` may be None: forces are then zero, mocap bodies stay where the model has
+    them, and nothing is computed for them. Names, dtypes and conventions are those of
+    `mujoco_warp.Data`.
+
+    Attributes:
+        ctrl: controls, float (nworld, nu).
+        qfrc_applied: generalized forces, float (nworld, nv).
+        xfrc_applied: force, then torque, in world axes at the centre of mass of each body (its
+            `xipos`), `wp.spatial_vector` (nworld, nbody).
+        mocap_pos: positions of mocap bodies, `wp.vec3` (nworld, nmocap).
+        mocap_quat: their orientations, scalar first and of any norm, `wp.quat` (nworld, nmocap).
+            Its gradient is by the four components, orthogonal to the quaternion.
+    """
+
+    ctrl: wp.array
+    qfrc_applied: wp.array | None = None
+    xfrc_applied: wp.array | None = None
+    mocap_pos: wp.array | None = None
+    mocap_quat: wp.array | None = None
+
+    def given(self) -> dict[str, wp.array]:
+        """The arrays that are not None, by name."""
+        arrays = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
+        return {name: array for name, array in arrays.items() if array is not None}
+
+
+@wp.kernel
+def accumulate_vectors(
+    # In:
+    increment_in: wp.array2d[Any],
+    # Out:
+    grad_io: wp.array2d[Any],
+):
+    """grad += increment, of the fields that are not scalars."""
+    worldid, i = wp.tid()
+    grad_io[worldid, i] += increment_in[worldid, i]
+
+
+for _dtype in (wp.vec3, wp.quat, wp.spatial_vector):
+    wp.overload(accumulate_vectors, [wp.array2d[_dtype], wp.array2d[_dtype]])
+
+
+def as_inputs(ctrl: wp.array | Inputs) -> Inputs:
+    """Where a control is accepted, so are inputs."""
+    return ctrl if isinstance(ctrl, Inputs) else Inputs(ctrl)
+
+
+def make_inputs(physics: "Physics", requires_grad: bool) -> Inputs:
+    """No control, no force, mocap bodies where the model has them."""
+    mjm, nworld = physics.mjm, physics.nworld
+
+    def zeros(n: int, dtype: type) -> wp.array:
+        return wp.zeros((nworld, n), dtype=dtype, requires_grad=requires_grad)
+
+    def poses(values: np.ndarray, dtype: type) -> wp.array:
+        mocap = np.flatnonzero(mjm.body_mocapid >= 0)
+        ordered = values[mocap[np.argsort(mjm.body_mocapid[mocap])]]
+        batch = np.tile(ordered.astype(np.float32), (nworld, 1, 1))
+        return wp.array(batch, dtype=dtype, requires_grad=requires_grad)
+
+    inputs = Inputs(
+        ctrl=zeros(mjm.nu, float),
+        qfrc_applied=zeros(mjm.nv, float),
+        xfrc_applied=zeros(mjm.nbody, wp.spatial_vector),
+    )
+    if mjm.nmocap:
+        inputs.mocap_pos = poses(mjm.body_pos, wp.vec3)
+        inputs.mocap_quat = poses(mjm.body_quat, wp.quat)
+    return inputs
+
+
+def copy_inputs(target: Inputs, source: Inputs, who: str) -> None:
+    """Between inputs that have the same fields."""
+    to, given = target.given(), source.given()
+    if to.keys() != given.keys():
+        raise ValueError(
+            f"{who}: the record was made for {', '.join(to)}, not for {', '.join(given)}; make it"
+            " by make_record(inputs) with inputs of the same fields"
+        )
+    for name, array in given.items():
+        if array.size > 0:
+            wp.copy(to[name], array)
+
+
+def check_arrays(physics: "Physics", state: "State", inputs: Inputs) -> None:
+    """Raises ValueError if an array has another shape, dtype or device."""
+    p, mjm = physics, physics.mjm
+    vectors = {"xfrc_applied": wp.spatial_vector, "mocap_pos": wp.vec3, "mocap_quat": wp.quat}
+    expected = {
+        "state.qpos": (state.qpos, p.nq),
+        "state.qvel": (state.qvel, p.nv),
+        "state.act": (state.act, p.na),
+        "state.qacc_warmstart": (state.qacc_warmstart, p.nv),
+        "ctrl": (inputs.ctrl, p.nu),
+        "qfrc_applied": (inputs.qfrc_applied, p.nv),
+        "xfrc_applied": (inputs.xfrc_applied, mjm.nbody),
+        "mocap_pos": (inputs.mocap_pos, mjm.nmocap),
+        "mocap_quat": (inputs.mocap_quat, mjm.nmocap),
+    }
+    for name, (array, width) in expected.items():
+        if array is None and name not in ("ctrl", *list(expected)[:4]):
+            continue
+        shape, dtype = (p.nworld, width), vectors.get(name, wp.float32)
+        if not isinstance(array, wp.array):
+            kind = type(array).__name__
+            raise ValueError(f"Physics.step: {name} is a {kind}, not a wp.array")
+        same = wp.types.types_equal(array.dtype, dtype)
+        if array.shape != shape or not same or array.device != p.device:
+            raise ValueError(
+                f"Physics.step: {name} is {array.dtype.__name__} {array.shape} on"
+                f" {array.device}; it must be {dtype.__name__} {shape} on {p.device}"
+            )
+
+
+def check_mocap(mjm: mujoco.MjModel) -> None:
+    """Raises UnsupportedFeature if the pose of a mocap body has no gradient."""
+    is_plane = mjm.geom_type == int(mujoco.mjtGeom.mjGEOM_PLANE)
+    on_mocap = mjm.body_mocapid[mjm.body_rootid[mjm.geom_bodyid]] >= 0
+    for geom in sorted({g for pair in colliding_pairs(mjm) for g in pair}):
+        if is_plane[geom] and on_mocap[geom]:
+            raise UnsupportedFeature(
+                f"geom '{mjm.geom(geom).name}' is a plane on a mocap body, whose pose has no"
+                " gradient: replace it by another shape, or leave mocap_pos and mocap_quat out"
+            )
