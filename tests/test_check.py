@@ -130,8 +130,11 @@ REFUSED = {
         "tendon 't' has a spring that yields",
     ),
     "tendon force": (
-        lambda: tendon('actuatorfrclimited="true" actuatorfrcrange="-1 1"'),
-        "tendon 't' has actuatorfrcrange",
+        lambda: build(
+            extra=TENDON.format('actuatorfrclimited="true" actuatorfrcrange="-1 1"')
+            + '<actuator><motor tendon="t"/><motor tendon="t" gear="2"/></actuator>'
+        ),
+        "tendon 't' has actuatorfrcrange and several actuators of which one",
     ),
     "on body": (
         lambda: actuator('<adhesion name="act" body="link" ctrlrange="0 1"/>'),

@@ -41,6 +41,7 @@ def check_actuators(mjm: mujoco.MjModel, name_of: Callable) -> Iterator[str]:
                 "mujoco_warp clamps activations and MuJoCo does not: set actlimited to false"
             )
     yield from _limited_joints(mjm, name_of)
+    yield from _limited_tendons(mjm, name_of)
 
 
 def _limited_joints(mjm: mujoco.MjModel, name_of: Callable) -> Iterator[str]:
@@ -56,6 +57,18 @@ def _limited_joints(mjm: mujoco.MjModel, name_of: Callable) -> Iterator[str]:
             yield (
                 f"{name} and is driven through a site or tendon: set actuatorfrclimited to false "
                 "and limit the actuators by forcerange"
+            )
+
+
+def _limited_tendons(mjm: mujoco.MjModel, name_of: Callable) -> Iterator[str]:
+    """The limit scales all forces on a tendon; only their sum is then known to be constant."""
+    for i in np.flatnonzero(mjm.tendon_actfrclimited).tolist():
+        on = (mjm.actuator_trntype == int(_TRN.mjTRN_TENDON)) & (mjm.actuator_trnid[:, 0] == i)
+        gears = np.unique(mjm.actuator_gear[on, 0])
+        if on.sum() > 1 and (gears.size > 1 or mjm.actuator_forcelimited[on].any()):
+            yield (
+                f"{name_of(mjm, 'tendon', i)} has actuatorfrcrange and several actuators of which "
+                "one has a forcerange or another gear: remove the forcerange and use one gear"
             )
 
 
