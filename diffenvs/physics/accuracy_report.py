@@ -168,6 +168,8 @@ def markdown(results: dict) -> str:
 
 def _worst(entry: dict) -> str:
     pairs = [values for values in entry["errors"].values() if isinstance(values, list)]
+    if not pairs:
+        return "no influence"
     median, worst = (max(values) for values in zip(*pairs, strict=True))
     return f"{median:.0e} / {worst:.0e}".replace("e-0", "e-").replace("e+0", "e+")
 
