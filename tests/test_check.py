@@ -192,7 +192,17 @@ REFUSED = {
             'coef="1"/></fixed></tendon><actuator><muscle name="act" tendon="t" '
             'lengthrange="0 1"/></actuator>',
         ),
-        "actuator 'act' couples joints of two branches by a force that depends on velocity",
+        "actuator 'act' couples joints that the mass matrix does not, by a force that depends on",
+    ),
+    "implicit sliders": (
+        lambda: build(
+            'integrator="implicitfast"',
+            world='<body><joint type="slide" axis="1 0 0"/><joint type="slide" axis="0 1 0"/>'
+            '<geom size="0.1"/><site name="slider"/></body>',
+            extra='<actuator><position name="act" site="slider" refsite="here" gear="1 1 0 0 0 0" '
+            'kv="1"/></actuator>',
+        ),
+        "actuator 'act' couples joints that the mass matrix does not, by a force that depends on",
     ),
     "pid": (lambda: actuator('<pid name="act" joint="h"/>'), "actuator 'act' has actuator_"),
     "delay": (

@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator
 import mujoco
 import numpy as np
 
+from .check_tendon import leaves_pattern
 from .workspace import depends_on_velocity
 
 _TRN, _DYN, _GAIN = mujoco.mjtTrn, mujoco.mjtDyn, mujoco.mjtGain
@@ -89,16 +90,10 @@ def _implicit_actuator(mjm: mujoco.MjModel, i: int, name_of: Callable) -> Iterat
                 "or ctrllimited to false"
             )
     dofs = _driven(mjm, i)
-    paths = [_path(mjm, mjm.dof_bodyid[dof]) for dof in dofs]
-    constant = (
-        mjm.actuator_trntype[i] == int(_TRN.mjTRN_TENDON)
-        and mjm.tendon_type[mjm.actuator_trnid[i, 0]] == int(mujoco.mjtTendon.mjTENDON_FIXED)
-        and not by_gain
-    )
-    if dofs and not constant and not any(dofs <= path for path in paths):
+    if (by_gain or _moment_changes(mjm, i)) and leaves_pattern(mjm, np.sort(dofs)):
         yield (
-            f"{name} couples joints of two branches by a force that depends on velocity, under "
-            f"implicitfast: {advice}"
+            f"{name} couples joints that the mass matrix does not, by a force that depends on "
+            f"velocity, under implicitfast: {advice}"
         )
     for dof in dofs:
         lone = mjm.tree_dofnum[mjm.dof_treeid[dof]] == 6
@@ -111,19 +106,27 @@ def _implicit_actuator(mjm: mujoco.MjModel, i: int, name_of: Callable) -> Iterat
             return
 
 
-def _driven(mjm: mujoco.MjModel, i: int) -> set[int]:
+def _moment_changes(mjm: mujoco.MjModel, i: int) -> bool:
+    """Whether the moment of an actuator depends on the configuration."""
+    target, trntype = mjm.actuator_trnid[i, 0], mjm.actuator_trntype[i]
+    if trntype == int(_TRN.mjTRN_TENDON):
+        return bool(mjm.tendon_type[target] != int(mujoco.mjtTendon.mjTENDON_FIXED))
+    return bool(trntype != int(_TRN.mjTRN_JOINT))
+
+
+def _driven(mjm: mujoco.MjModel, i: int) -> list[int]:
     """The dofs that an actuator can drive."""
     target, reference = mjm.actuator_trnid[i]
     trntype = mjm.actuator_trntype[i]
     if trntype in _JOINTS:
-        return {int(mjm.jnt_dofadr[target])}
+        return np.flatnonzero(mjm.dof_jntid == target).tolist()
     if trntype == int(_TRN.mjTRN_TENDON):
         adr = mjm.ten_J_rowadr[target]
-        return set(mjm.ten_J_colind[adr : adr + mjm.ten_J_rownnz[target]].tolist())
+        return mjm.ten_J_colind[adr : adr + mjm.ten_J_rownnz[target]].tolist()
     if trntype == int(_TRN.mjTRN_SITE):
         dofs = _path(mjm, mjm.site_bodyid[target])
-        return dofs ^ _path(mjm, mjm.site_bodyid[reference]) if reference >= 0 else dofs
-    return set()
+        return list(dofs ^ _path(mjm, mjm.site_bodyid[reference]) if reference >= 0 else dofs)
+    return []
 
 
 def _path(mjm: mujoco.MjModel, body: int) -> set[int]:
