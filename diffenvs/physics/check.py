@@ -152,7 +152,6 @@ _ONLY = {
     "pair_solreffriction": ("pair", 0, "solreffriction", "leave solreffriction out"),
     "tendon_springyield": ("tendon", 0, "a spring that yields", "set springyield to 0"),
     "tendon_plasticadr": ("tendon", -1, "a plastic spring", "set springyield to 0"),
-    "tendon_actfrclimited": ("tendon", 0, "actuatorfrcrange", "remove actuatorfrcrange"),
     "actuator_plugin": ("actuator", -1, "a plugin", "remove the plugin"),
     "actuator_delay": ("actuator", 0, "a delay", "set delay to 0"),
     "actuator_history": ("actuator", 0, "a history of controls", "set nsample to 0"),
@@ -230,12 +229,13 @@ _FIELDS_FREE = set(
     jnt_dofadr jnt_group jnt_limited jnt_margin jnt_pos jnt_qposadr jnt_range jnt_solimp
     jnt_solref jnt_stiffness jnt_user pair_dim pair_friction pair_gap pair_geom1 pair_geom2
     pair_margin pair_signature pair_solimp pair_solref paths qpos0 qpos_spring signature
-    tendon_actfrcrange tendon_actuatorid tendon_adr tendon_armature tendon_damping
-    tendon_dampingpoly tendon_frictionloss tendon_group tendon_invweight0 tendon_length0
-    tendon_lengthspring tendon_limited tendon_margin tendon_matid tendon_num tendon_range
-    tendon_rgba tendon_solimp_fri tendon_solimp_lim tendon_solref_fri tendon_solref_lim
-    tendon_stiffness tendon_stiffnesspoly tendon_treeid tendon_treenum tendon_type tendon_user
-    tendon_width tree_bodyadr tree_bodynum tree_dofadr tree_dofnum tree_sleep_policy
+    tendon_actfrclimited tendon_actfrcrange tendon_actuatorid tendon_adr tendon_armature
+    tendon_damping tendon_dampingpoly tendon_frictionloss tendon_group tendon_invweight0
+    tendon_length0 tendon_lengthspring tendon_limited tendon_margin tendon_matid tendon_num
+    tendon_range tendon_rgba tendon_solimp_fri tendon_solimp_lim tendon_solref_fri
+    tendon_solref_lim tendon_stiffness tendon_stiffnesspoly tendon_treeid tendon_treenum
+    tendon_type tendon_user tendon_width tree_bodyadr tree_bodynum tree_dofadr tree_dofnum
+    tree_sleep_policy
     names names_map""".split()
 )
 # Elements that exert no force (or, for flex_, must not exist), sizes and derived indices.
