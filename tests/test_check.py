@@ -11,6 +11,7 @@ import pytest
 
 from diffenvs.physics import UnsupportedFeature, check_model
 from diffenvs.physics import check as check_module
+from diffenvs.physics.check_contact import colliding_pairs
 
 ASSETS = pathlib.Path(gymnasium.__file__).parent / "envs" / "mujoco" / "assets"
 
@@ -101,21 +102,6 @@ REFUSED = {
     "springyield": (
         lambda: build(joint='stiffness="1" springyield="1"'),
         "joint 'h' has a spring that yields",
-    ),
-    "surfacevel": (lambda: build(geom='surfacevel="1 0 0"'), "geom 'tip' has a surface velocity"),
-    "adhesion": (lambda: build(geom='adhesion="1"'), "geom 'tip' has adhesion: set adhesion to 0"),
-    "pair solref": (
-        lambda: build(
-            extra='<contact><pair name="p" geom1="floor" geom2="tip" solreffriction="0.1 1"/>'
-            "</contact>"
-        ),
-        "pair 'p' has solreffriction: leave solreffriction out",
-    ),
-    "pair adhesion": (
-        lambda: build(
-            extra='<contact><pair name="p" geom1="floor" geom2="tip" adhesion="1"/></contact>'
-        ),
-        "pair 'p' has adhesion",
     ),
     "equality of a flex": (
         lambda: build(
@@ -418,8 +404,9 @@ def test_check_refuses_under_discrete(name):
 
 def test_check_lists_everything():
     """One message names the model and all of its offending elements."""
-    option = 'solver="PGS" noslip_iterations="3"'
-    text = message(build(option, geom='surfacevel="1 0 0" adhesion="1"'))
+    option = 'solver="PGS"'
+    sensor = '<sensor><distance geom1="floor" geom2="tip"/></sensor>'
+    text = message(build(option, joint='stiffness="1" springyield="1"', extra=sensor))
     assert text.startswith("model 'tiny' has 4 features without a gradient in diffenvs:\n")
     assert len(re.findall(r"^  - ", text, flags=re.MULTILINE)) == 4
 
@@ -457,6 +444,10 @@ ACCEPTED = {
     ),
     "frictionless pair": lambda: build(
         extra='<contact><pair geom1="tip" geom2="floor" condim="1" friction="0"/></contact>'
+    ),
+    "moving surface, adhesion": lambda: build(geom='surfacevel="1 0 0" adhesion="1"'),
+    "pair solreffriction": lambda: build(
+        extra='<contact><pair geom1="floor" geom2="tip" solreffriction="0.1 1"/></contact>'
     ),
     "sphere with cylinder": lambda: build(world=falling(CYLINDER)),
     "sphere with box": lambda: build(world=falling(BOX)),
@@ -560,7 +551,7 @@ def test_colliding_pairs_vs_mujoco(seed):
         mjm = feature_models.load(name)
         mjm.geom_contype[:] = rng.integers(0, 4, mjm.ngeom)
         mjm.geom_conaffinity[:] = rng.integers(0, 4, mjm.ngeom)
-        pairs = set(check_module.colliding_pairs(mjm))
+        pairs = set(colliding_pairs(mjm))
         data = mujoco.MjData(mjm)
         touched = set()
         for _ in range(200):
