@@ -23,6 +23,7 @@ INTEGRATORS = {
     "euler": mujoco.mjtIntegrator.mjINT_EULER,
     "implicitfast": mujoco.mjtIntegrator.mjINT_IMPLICITFAST,
     "rk4": mujoco.mjtIntegrator.mjINT_RK4,
+    "discrete": mujoco.mjtIntegrator.mjINT_DISCRETE,
 }
 CONES = {
     "pyramidal": mujoco.mjtCone.mjCONE_PYRAMIDAL,

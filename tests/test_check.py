@@ -17,7 +17,9 @@ ASSETS = pathlib.Path(gymnasium.__file__).parent / "envs" / "mujoco" / "assets"
 SPHERE, BOX = 'size="0.1"', 'type="box" size="0.1 0.1 0.1"'
 CYLINDER = 'type="cylinder" size="0.1 0.1"'
 ELLIPSOID = 'type="ellipsoid" size="0.1 0.2 0.1"'
-TETRAHEDRON = 'vertex="0 0 0  0.1 0 0  0 0.1 0  0 0 0.1"'
+CAPSULE = 'type="capsule" size="0.1 0.1"'
+MESH = 'type="mesh" mesh="rock"'
+ROCK = '<mesh name="rock" vertex="0 0 0  0.1 0 0  0 0.1 0  0 0 0.1"/>'
 
 
 def build(option="", joint="", tip=SPHERE, geom="", world="", asset="", extra="", body=""):
@@ -76,13 +78,19 @@ def message(mjm):
 
 REFUSED = {
     "implicit": (lambda: build('integrator="implicit"'), "mjINT_IMPLICIT: set integrator"),
-    "discrete": (lambda: build('integrator="discrete"'), "mjINT_DISCRETE: set integrator"),
-    "cg": (lambda: build('solver="CG"'), "option solver = mjSOL_CG: set solver to Newton"),
-    "pgs": (lambda: build('solver="PGS"'), "option solver = mjSOL_PGS: set solver to Newton"),
+    "pgs": (lambda: build('solver="PGS"'), "option solver = mjSOL_PGS: set solver to Newton or CG"),
     "noslip": (lambda: build('noslip_iterations="3"'), "option noslip_iterations = 3"),
     "iterations": (lambda: build('iterations="1"'), "option iterations = 1: the adjoint needs"),
     "ls": (lambda: build('ls_iterations="2"'), "option ls_iterations = 2: the adjoint needs"),
     "tolerance": (lambda: build('tolerance="0.01"'), "option tolerance = 0.01: the adjoint"),
+    "cg iterations": (
+        lambda: build('solver="CG" iterations="30"'),
+        "option iterations = 30: the adjoint needs a converged solver, set it to >= 50",
+    ),
+    "cg tolerance": (
+        lambda: build('solver="CG" tolerance="1e-5"'),
+        "option tolerance = 1e-05: the adjoint needs a converged solver, set it to <= 1e-06",
+    ),
     "group": (
         lambda: build(
             'actuatorgroupdisable="2"',
@@ -205,23 +213,17 @@ REFUSED = {
         lambda: build('integrator="implicitfast"', extra=OFF.format("actuation")),
         "option disableflags, mjDSBL_ACTUATION with implicitfast: mujoco_warp then treats",
     ),
-    "sphere-box": (
-        lambda: build(world=falling(BOX)),
-        "geom 'other' (box) can collide with geom 'tip' (sphere): replace it by spheres or caps",
+    "capsule-box": (
+        lambda: build(tip=CAPSULE, world=falling(BOX)),
+        "geom 'other' (box) can collide with geom 'tip' (capsule): replace it by spheres, caps",
     ),
-    "cylinder": (
-        lambda: build(world=falling(CYLINDER)),
-        "geom 'other' (cylinder) can collide with geom 'floor' (plane), geom 'tip' (sphere):",
+    "capsule-cylinder": (
+        lambda: build(tip=CAPSULE, world=falling(CYLINDER)),
+        "geom 'other' (cylinder) can collide with geom 'tip' (capsule): replace it by",
     ),
-    "ellipsoid": (
-        lambda: build(world=falling(ELLIPSOID)),
-        "geom 'other' (ellipsoid) can collide with geom 'floor' (plane), geom 'tip' (sphere):",
-    ),
-    "mesh": (
-        lambda: build(
-            asset=f'<mesh name="rock" {TETRAHEDRON}/>', world=falling('type="mesh" mesh="rock"')
-        ),
-        "geom 'other' (mesh) can collide with geom 'floor' (plane), geom 'tip' (sphere):",
+    "box-mesh": (
+        lambda: build(tip=BOX, asset=ROCK, world=falling(MESH)),
+        "geom 'other' (mesh) can collide with geom 'tip' (box): replace it by",
     ),
     "hfield": (
         lambda: build(
@@ -244,17 +246,17 @@ REFUSED = {
     ),
     "parent and child": (
         lambda: build(
-            world='<body><joint/><geom name="up" size="0.1"/><body><joint/>'
+            world='<body><joint/><geom name="up" type="capsule" size="0.1 1"/><body><joint/>'
             '<geom name="down" type="cylinder" size="0.1 0.1" contype="2" conaffinity="1"/>'
             "</body></body>",
+            tip=CAPSULE,
             extra='<option><flag filterparent="disable"/></option>',
         ),
-        "geom 'down' (cylinder) can collide with geom 'floor' (plane), geom 'tip' (sphere), "
-        "geom 'up' (sphere)",
+        "geom 'down' (cylinder) can collide with geom 'tip' (capsule), geom 'up' (capsule)",
     ),
     "unnamed": (
-        lambda: build(world=falling(ELLIPSOID, "").replace('name=""', "")),
-        "geom 2 (unnamed) (ellipsoid) can collide with",
+        lambda: build(tip=CAPSULE, world=falling(CYLINDER, "").replace('name=""', "")),
+        "geom 2 (unnamed) (cylinder) can collide with",
     ),
     "slippery": (
         lambda: build(geom='friction="0.05"', extra='<default><geom friction="0"/></default>'),
@@ -369,9 +371,34 @@ def test_check_refuses_unknown_field(monkeypatch):
     check_model(zero)
 
 
+UNDER_DISCRETE = {
+    "actuator": (
+        {
+            "extra": '<actuator><general name="act" joint="h" dyntype="integrator" '
+            'gaintype="affine" gainprm="1 2"/></actuator>'
+        },
+        "actuator 'act' is more than an affine force at a hinge or slide without actuatorfrcrange",
+    ),
+    "tendon": ({"extra": TENDON.format('stiffness="1"')}, "tendon 't' exerts a force under disc"),
+    "equality": (
+        {"extra": '<equality><joint name="e" joint1="h" joint2="s"/></equality>'},
+        "equality 'e' is a constraint under discrete",
+    ),
+    "fluid": ({"option": 'density="1.2"'}, "option density = 1.2 under discrete"),
+}
+
+
+@pytest.mark.parametrize("name", UNDER_DISCRETE)
+def test_check_refuses_under_discrete(name):
+    """What enters the metric of the integrator discrete, or its rows, without a derivative."""
+    parts, text = UNDER_DISCRETE[name]
+    option = 'integrator="discrete" ' + parts.get("option", "")
+    assert text in message(build(**(parts | {"option": option})))
+
+
 def test_check_lists_everything():
     """One message names the model and all of its offending elements."""
-    option = 'solver="CG" noslip_iterations="3"'
+    option = 'solver="PGS" noslip_iterations="3"'
     text = message(build(option, geom='surfacevel="1 0 0" adhesion="1"'))
     assert text.startswith("model 'tiny' has 4 features without a gradient in diffenvs:\n")
     assert len(re.findall(r"^  - ", text, flags=re.MULTILINE)) == 4
@@ -410,6 +437,17 @@ ACCEPTED = {
     ),
     "frictionless pair": lambda: build(
         extra='<contact><pair geom1="tip" geom2="floor" condim="1" friction="0"/></contact>'
+    ),
+    "sphere with cylinder": lambda: build(world=falling(CYLINDER)),
+    "sphere with box": lambda: build(world=falling(BOX)),
+    "sphere with mesh": lambda: build(asset=ROCK, world=falling(MESH)),
+    "ellipsoid with box": lambda: build(tip=BOX, world=falling(ELLIPSOID)),
+    "capsule with ellipsoid": lambda: build(tip=CAPSULE, world=falling(ELLIPSOID)),
+    "box with mesh, one point": lambda: build(
+        tip=BOX,
+        asset=ROCK,
+        world=falling(MESH),
+        extra='<option><flag multiccd="disable"/></option>',
     ),
     "disabled contact": lambda: build(
         extra='<option><flag contact="disable"/></option>',
@@ -472,7 +510,7 @@ GYMNASIUM = {
     "humanoidstandup": ["option solver = mjSOL_PGS"],
     "inverted_double_pendulum": [],
     "inverted_pendulum": [],
-    "pusher_v5": ["geom 18 (unnamed) (cylinder) can collide with geom 'table' (plane)"],
+    "pusher_v5": ["geom 18 (unnamed) (cylinder) can collide with geom 13 (unnamed) (capsule)"],
     "reacher": [],
     "swimmer": [],
     "walker2d_v5": [],

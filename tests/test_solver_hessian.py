@@ -9,23 +9,26 @@ import mujoco_warp as mjw
 import numpy as np
 import pytest
 import warp as wp
-from test_step_vjp import load_gymnasium
+from test_step_vjp import NUM_STATES, check, load_gymnasium
 
 from diffenvs.physics import Physics, private
 from diffenvs.physics.finite_diff import contact_rich_states
 
 
-def _load(name: str, cone: str) -> mujoco.MjModel:
+def _load(name: str, cone: str, solver: str = "NEWTON") -> mujoco.MjModel:
     load = feature_models.load if name in feature_models.MODELS else load_gymnasium
-    return load(name, "implicitfast", cone)
+    mjm = load(name, "implicitfast", cone)
+    mjm.opt.solver = mujoco.mjtSolver.__members__[f"mjSOL_{solver}"]
+    return mjm
 
 
-def _recorded(mjm: mujoco.MjModel, n: int):
-    """n contact-rich worlds after one recorded step."""
+def _recorded(mjm: mujoco.MjModel, n: int, disable: int = 0):
+    """n contact-rich worlds after one recorded step, with an option disabled."""
     if mjm.nv > 32:
         states = feature_models.states(mjm, n)
     else:
         states = contact_rich_states(mjm, n, seed=0)
+    mjm.opt.disableflags |= disable
     physics = Physics(mjm, n)
     state, out, record = physics.make_state(), physics.make_state(), physics.make_record()
     state.qpos.assign(states.qpos.astype(np.float32))
@@ -110,11 +113,12 @@ def _relative_errors(physics: Physics, record) -> np.ndarray:
     return np.array(errors)
 
 
+@pytest.mark.parametrize("solver", ["NEWTON", "CG"])
 @pytest.mark.parametrize("cone", ["pyramidal", "elliptic"])
 @pytest.mark.parametrize("name", ["ant", "crawler"])
-def test_retained_hessian_vs_assembled(name, cone):
+def test_retained_hessian_vs_assembled(name, cone, solver):
     """h = M + J^T D_active J at the solution, in every world, for nv on both sides of 32."""
-    physics, record = _recorded(_load(name, cone), 40)
+    physics, record = _recorded(_load(name, cone, solver), 40)
     assert (physics.nv > 32) == (name == "crawler")
     nefc = record.substeps[-1].d.nefc.numpy()
     assert (nefc > 4).sum() >= 15
@@ -133,6 +137,23 @@ def test_retained_factor_vs_hessian():
         assert np.abs(np.triu(U.T @ U - h) / scale).max() < 2e-5
 
 
+@pytest.mark.parametrize("solver", ["NEWTON", "CG"])
+def test_retained_hessian_without_constraints(solver):
+    """Where constraints are disabled, h is the inertia matrix."""
+    disable = int(mujoco.mjtDisableBit.mjDSBL_CONSTRAINT)
+    physics, record = _recorded(_load("ant", "pyramidal", solver), 40, disable)
+    assert not record.substeps[-1].d.nefc.numpy().any()
+    assert _relative_errors(physics, record).max() < 1e-6
+
+
+@pytest.mark.parametrize(("name", "cone"), [("arm", "pyramidal"), ("ant", "elliptic")])
+def test_step_vjp_vs_central_differences_cg(name, cone):
+    """The adjoint of a step that the CG solver made agrees with central differences."""
+    mjm = _load(name, cone, "CG")
+    states = feature_models.states if name in feature_models.MODELS else contact_rich_states
+    check(mjm, states(mjm, NUM_STATES, seed=1))
+
+
 @pytest.mark.parametrize("name", ["ant", "crawler"])
 def test_stale_hessian_is_rebuilt(name, monkeypatch):
     """A Hessian that is off in some worlds is recognised on the device and assembled anew there."""
@@ -149,7 +170,7 @@ def test_stale_hessian_is_rebuilt(name, monkeypatch):
     physics, record = _recorded(_load(name, "pyramidal"), 40)
     assert _relative_errors(physics, record).max() < 2e-5
     # and nothing else is touched
-    rebuilt = ~physics._solver_workspace.done.numpy()
+    rebuilt = ~physics._solver.ctx.done.numpy()
     assert rebuilt[spoiled].all()
     assert rebuilt[~spoiled].mean() < 0.2
 

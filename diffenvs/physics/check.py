@@ -16,7 +16,8 @@ import mujoco
 import numpy as np
 
 from .check_actuator import check_actuators
-from .check_tendon import tendon_problems
+from .check_discrete import check_discrete
+from .check_tendon import exerting, tendon_problems
 from .fold import folded
 
 
@@ -42,23 +43,36 @@ _TRN, _DYN = mujoco.mjtTrn, mujoco.mjtDyn
 
 _MAX_DENSE_NV = 60  # mujoco_warp has no dense Jacobian for larger models
 _MAX_AUTO_DENSE_NV = 32  # above, jacobian = auto means sparse to mujoco_warp
-_MIN_ITERATIONS = 4  # with fewer, the active set at the end is often not that of the solution
+# With fewer iterations the active set at the end is often not that of the solution: CG with 20 has
+# worst errors of 4e-2 where 50 give 1e-4.
+_MIN_ITERATIONS = {"iterations": 4, "ls_iterations": 4}
 _MAX_TOLERANCE = 1e-5
+_MIN_ITERATIONS_CG = {"iterations": 50, "ls_iterations": 20}
+_MAX_TOLERANCE_CG = 1e-6
 # Rows of a pyramid grow like 1 / friction^2 against the rest of the Hessian; in single precision
 # so does the gradient's error: 1e-3 at 0.1, 1e-1 at 0.02.
 _MIN_PYRAMID_FRICTION = 0.1
 
-_PAIRS = {
-    frozenset(pair)
-    for pair in (
-        (_GEOM.mjGEOM_PLANE, _GEOM.mjGEOM_SPHERE),
-        (_GEOM.mjGEOM_PLANE, _GEOM.mjGEOM_CAPSULE),
-        (_GEOM.mjGEOM_PLANE, _GEOM.mjGEOM_BOX),
-        (_GEOM.mjGEOM_SPHERE, _GEOM.mjGEOM_SPHERE),
-        (_GEOM.mjGEOM_SPHERE, _GEOM.mjGEOM_CAPSULE),
-        (_GEOM.mjGEOM_CAPSULE, _GEOM.mjGEOM_CAPSULE),
-    )
-}
+
+def _pairs(names: str) -> set[frozenset[mujoco.mjtGeom]]:
+    """Kinds of geoms that may touch, from `kind-kind kind-kind ...`."""
+    kinds = {k.removeprefix("mjGEOM_").lower(): v for k, v in _GEOM.__members__.items()}
+    return {frozenset(kinds[kind] for kind in pair.split("-")) for pair in names.split()}
+
+
+_SIMPLE_PAIRS = _pairs(
+    "plane-sphere plane-capsule plane-box sphere-sphere sphere-capsule capsule-capsule"
+)
+_PAIRS = _SIMPLE_PAIRS | _pairs(
+    """plane-ellipsoid plane-cylinder plane-mesh sphere-ellipsoid sphere-cylinder sphere-box
+    sphere-mesh capsule-ellipsoid ellipsoid-ellipsoid ellipsoid-cylinder ellipsoid-box
+    ellipsoid-mesh"""
+)
+# Faces and edges on both sides, which mujoco_warp clips against each other unless told not to.
+_CLIPPED_PAIRS = _pairs(
+    """capsule-cylinder capsule-mesh cylinder-cylinder cylinder-box cylinder-mesh box-mesh
+    mesh-mesh"""
+)
 
 # field of opt: (values accepted, what to do instead)
 _OPTIONS = {
@@ -67,10 +81,14 @@ _OPTIONS = {
             mujoco.mjtIntegrator.mjINT_EULER,
             mujoco.mjtIntegrator.mjINT_RK4,
             mujoco.mjtIntegrator.mjINT_IMPLICITFAST,
+            mujoco.mjtIntegrator.mjINT_DISCRETE,
         ),
-        "set integrator to Euler, RK4 or implicitfast",
+        "set integrator to Euler, RK4, implicitfast or discrete",
     ),
-    "solver": ((mujoco.mjtSolver.mjSOL_NEWTON,), "set solver to Newton"),
+    "solver": (
+        (mujoco.mjtSolver.mjSOL_NEWTON, mujoco.mjtSolver.mjSOL_CG),
+        "set solver to Newton or CG",
+    ),
     "cone": (
         (mujoco.mjtCone.mjCONE_PYRAMIDAL, mujoco.mjtCone.mjCONE_ELLIPTIC),
         "set cone to pyramidal or elliptic",
@@ -234,16 +252,18 @@ def _options(mjm: mujoco.MjModel) -> Iterator[str]:
             yield f"option {field} = {_shown(value, accepted)}: {advice}"
     if mjm.opt.jacobian == mujoco.mjtJacobian.mjJAC_DENSE and mjm.nv > _MAX_DENSE_NV:
         yield f"option jacobian = dense with nv = {mjm.nv}: set jacobian to auto"
-    for field in ("iterations", "ls_iterations"):
-        if getattr(mjm.opt, field) < _MIN_ITERATIONS:
+    cg = mjm.opt.solver == mujoco.mjtSolver.mjSOL_CG
+    for field, least in (_MIN_ITERATIONS_CG if cg else _MIN_ITERATIONS).items():
+        if getattr(mjm.opt, field) < least:
             yield (
                 f"option {field} = {getattr(mjm.opt, field)}: the adjoint needs a converged "
-                f"solver, set it to >= {_MIN_ITERATIONS}"
+                f"solver, set it to >= {least}"
             )
-    if mjm.opt.tolerance > _MAX_TOLERANCE:
+    most = _MAX_TOLERANCE_CG if cg else _MAX_TOLERANCE
+    if mjm.opt.tolerance > most:
         yield (
             f"option tolerance = {mjm.opt.tolerance:g}: the adjoint needs a converged solver, "
-            f"set it to <= {_MAX_TOLERANCE:g}"
+            f"set it to <= {most:g}"
         )
     for field in _public(mjm.opt) - set(_OPTIONS) - _OPTIONS_FREE:
         if np.any(getattr(mjm.opt, field)):
@@ -329,6 +349,10 @@ def _actuators(mjm: mujoco.MjModel) -> Iterator[str]:
     return check_actuators(mjm, _name)
 
 
+def _discrete(mjm: mujoco.MjModel) -> Iterator[str]:
+    return check_discrete(mjm, _name, exerting(mjm))
+
+
 def _tendons(mjm: mujoco.MjModel) -> Iterator[str]:
     for i, problem in tendon_problems(mjm):
         yield f"{_name(mjm, 'tendon', i)} {problem}"
@@ -357,17 +381,18 @@ def _equalities(mjm: mujoco.MjModel) -> Iterator[str]:
 
 def _contacts(mjm: mujoco.MjModel) -> Iterator[str]:
     partners = defaultdict(list)
+    accepted = _PAIRS
+    if mjm.opt.disableflags & int(_DISABLE.mjDSBL_MULTICCD):
+        accepted = accepted | _CLIPPED_PAIRS
     for a, b in colliding_pairs(mjm):
-        kinds = frozenset((_GEOM(mjm.geom_type[a]), _GEOM(mjm.geom_type[b])))
-        if kinds not in _PAIRS:
+        if _kinds(mjm, a, b) not in accepted:
             first, second = (a, b) if mjm.geom_type[a] >= mjm.geom_type[b] else (b, a)
             partners[first].append(second)
     for geom, others in partners.items():
         with_ = ", ".join(_geom(mjm, other) for other in sorted(others))
         yield (
-            f"{_geom(mjm, geom)} can collide with {with_}: replace it by spheres or capsules "
-            "(a box may touch planes only), or rule the contact out by contype, conaffinity or "
-            "<exclude>"
+            f"{_geom(mjm, geom)} can collide with {with_}: replace it by spheres, capsules or "
+            "ellipsoids, or rule the contact out by contype, conaffinity or <exclude>"
         )
     yield from _slippery(mjm)
     distances = ("mjSENS_GEOMDIST", "mjSENS_GEOMNORMAL", "mjSENS_GEOMFROMTO")
@@ -417,6 +442,7 @@ _CHECKS = (
     _actuators,
     _passive_forces,
     _tendons,
+    _discrete,
     _equalities,
     _contacts,
     _callbacks,
@@ -448,6 +474,15 @@ def colliding_pairs(mjm: mujoco.MjModel) -> list[tuple[int, int]]:
     pairs = set(zip(a[keep].tolist(), b[keep].tolist(), strict=True))
     explicit = zip(mjm.pair_geom1.tolist(), mjm.pair_geom2.tolist(), strict=True)
     return sorted(pairs | {(min(p), max(p)) for p in explicit})
+
+
+def has_shapes(mjm: mujoco.MjModel) -> bool:
+    """Whether any geoms collide that are not as simple as spheres and capsules."""
+    return any(_kinds(mjm, a, b) not in _SIMPLE_PAIRS for a, b in colliding_pairs(mjm))
+
+
+def _kinds(mjm: mujoco.MjModel, a: int, b: int) -> frozenset[mujoco.mjtGeom]:
+    return frozenset((_GEOM(mjm.geom_type[a]), _GEOM(mjm.geom_type[b])))
 
 
 def _public(struct: object) -> set[str]:

@@ -5,10 +5,29 @@ from collections.abc import Callable, Iterator
 import mujoco
 import numpy as np
 
-from .workspace import depends_on_velocity
-
-_TRN, _DYN, _GAIN = mujoco.mjtTrn, mujoco.mjtDyn, mujoco.mjtGain
+_TRN, _DYN, _JNT = mujoco.mjtTrn, mujoco.mjtDyn, mujoco.mjtJoint
+_GAIN, _BIAS = mujoco.mjtGain, mujoco.mjtBias
 _JOINTS = (int(_TRN.mjTRN_JOINT), int(_TRN.mjTRN_JOINTINPARENT))
+
+
+def depends_on_velocity(mjm: mujoco.MjModel) -> np.ndarray:
+    """Which actuators exert a force that depends on their velocity, (nactuator,)."""
+    gain, bias = mjm.actuator_gaintype, mjm.actuator_biastype
+    affine = (gain == int(_GAIN.mjGAIN_AFFINE)) & (mjm.actuator_gainprm[:, 2] != 0)
+    affine |= (bias == int(_BIAS.mjBIAS_AFFINE)) & (mjm.actuator_biasprm[:, 2] != 0)
+    return affine | (gain == int(_GAIN.mjGAIN_MUSCLE))
+
+
+def is_plain(mjm: mujoco.MjModel) -> np.ndarray:
+    """Which actuators are an affine force at a hinge or slide without a limit, (nactuator,)."""
+    joint = np.isin(mjm.actuator_trntype, (int(_TRN.mjTRN_JOINT), int(_TRN.mjTRN_JOINTINPARENT)))
+    plain = joint & (mjm.actuator_dyntype == int(_DYN.mjDYN_NONE))
+    plain &= np.isin(mjm.actuator_gaintype, (int(_GAIN.mjGAIN_FIXED), int(_GAIN.mjGAIN_AFFINE)))
+    plain &= np.isin(mjm.actuator_biastype, (int(_BIAS.mjBIAS_NONE), int(_BIAS.mjBIAS_AFFINE)))
+    target = mjm.actuator_trnid[joint, 0]
+    plain[joint] &= np.isin(mjm.jnt_type[target], (int(_JNT.mjJNT_HINGE), int(_JNT.mjJNT_SLIDE)))
+    plain[joint] &= mjm.jnt_actfrclimited[target] == 0
+    return plain
 
 
 def check_actuators(mjm: mujoco.MjModel, name_of: Callable) -> Iterator[str]:

@@ -9,7 +9,7 @@ import numpy as np
 def tendon_problems(mjm: mujoco.MjModel) -> Iterator[tuple[int, str]]:
     """Tendons and what of each has no adjoint."""
     implicitfast = mjm.opt.integrator == mujoco.mjtIntegrator.mjINT_IMPLICITFAST
-    for i in np.flatnonzero(_exerting(mjm)).tolist():
+    for i in np.flatnonzero(exerting(mjm)).tolist():
         for problem in _wraps(mjm, i):
             yield i, problem
         spatial = mjm.tendon_type[i] == int(mujoco.mjtTendon.mjTENDON_SPATIAL)
@@ -58,7 +58,7 @@ def _wraps(mjm: mujoco.MjModel, tenid: int) -> Iterator[str]:
             )
 
 
-def _exerting(mjm: mujoco.MjModel) -> np.ndarray:
+def exerting(mjm: mujoco.MjModel) -> np.ndarray:
     """Which tendons exert a force, (ntendon,)."""
     found = np.zeros(mjm.ntendon, bool)
     for name in "stiffness stiffnesspoly damping dampingpoly frictionloss armature limited".split():

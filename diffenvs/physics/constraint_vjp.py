@@ -10,6 +10,9 @@ with stiffness `k`, damping `b` and impedance `I(pos)` from solref and solimp. W
     of J mu: -f;   of J qacc: g;   of J qvel: b g
     of pos: kappa = k (I + I' pos) g - y f I' / (I (1 - I))
 
+The integrator `discrete` changes k, b, I into the coefficients of section 6; `row_coefficients`
+holds both kinds.
+
 In:  the record's `D`, `force`, `Jaref`, and `mu`.
 Out: `adj_qpos`, `adj_qvel`, accumulated; a joint limit has `J = +-1` (hinge, slide) or minus the
      rotation axis in the body frame (ball), whose derivative is included.
@@ -80,8 +83,76 @@ def kappa(p: wp.vec4, pos: float, g: float, yf: float) -> float:
     return p[0] * (p[2] + p[3] * pos) * g - yf * p[3] / (p[2] * (1.0 - p[2]))
 
 
+@wp.struct
+class RowCoefficients:
+    """Derivatives of a row's `-aref` and `log D`."""
+
+    pos: float  # of -aref by pos, where J qvel is zero
+    pos_vel: float  # what J qvel adds to that, per unit
+    vel: float  # of -aref by J qvel
+    vel_friction: float  # the same for rows without stiffness: friction
+    log_D: float  # of log D by pos
+
+
 @wp.func
-def _ball_limit_axis_vjp(axis: wp.vec3, angle: float, l: wp.vec3) -> wp.vec3:
+def row_coefficients(
+    discrete: bool,
+    disableflags: int,
+    timestep: float,
+    solref: wp.vec2,
+    solimp: vec5,
+    pos: float,
+) -> RowCoefficients:
+    """Of contacts, limits and friction; for discrete see `DERIVATION.md`, section 6."""
+    flags = disableflags
+    if discrete:
+        flags = flags | _DSBL_REFSAFE  # it treats stiff rows in its own way, below
+    p = kbip(flags, timestep, solref, solimp, pos)
+    b = p[1]
+    imp = p[2]
+    d_imp = p[3]
+    k_imp = p[0] * imp
+    d_k_imp = p[0] * d_imp
+    c = RowCoefficients()
+    c.log_D = d_imp / (imp * (1.0 - imp))
+    if not discrete:
+        c.pos = k_imp + d_k_imp * pos
+        c.vel = b
+        c.vel_friction = b
+        return c
+
+    c.vel_friction = b / (1.0 + timestep * b)
+    d_b = float(0.0)
+    step2 = timestep * timestep
+    ratio = _MAXIMP / (1.0 - _MAXIMP)
+    room = ratio * (1.0 - imp) / imp  # 1/D is not less than what F = room gives
+    if (disableflags & _DSBL_REFSAFE) == 0 and solref[0] > 0.0 and step2 * k_imp > 1.0:
+        # a spring that the step can't resolve: k I = 1 / h^2, and b less in proportion
+        b = b / wp.sqrt(step2 * k_imp)
+        d_b = -0.5 * b * d_imp / imp
+        most = wp.max(0.0, room - 2.0) / timestep
+        if b > most:
+            b = most
+            d_b = wp.where(most > 0.0, -ratio * d_imp / (imp * imp * timestep), 0.0)
+        k_imp = 1.0 / step2
+        d_k_imp = 0.0
+    F = 1.0 + timestep * b + step2 * k_imp
+    d_F = timestep * d_b + step2 * d_k_imp
+    c.vel = (b + timestep * k_imp) / F
+    c.pos = (k_imp + d_k_imp * pos - k_imp * pos * d_F / F) / F
+    c.pos_vel = (d_b + timestep * d_k_imp) / F - c.vel * d_F / F
+    c.log_D = wp.where(F < room, c.log_D + d_F / F, 0.0)
+    return c
+
+
+@wp.func
+def position_cotangent(c: RowCoefficients, vel: float, g: float, yf: float) -> float:
+    """Kappa of a row with `vel = J qvel`; `yf` is the sum of `y f` of the rows sharing D."""
+    return (c.pos + c.pos_vel * vel) * g - yf * c.log_D
+
+
+@wp.func
+def ball_limit_axis_vjp(axis: wp.vec3, angle: float, l: wp.vec3) -> wp.vec3:
     """`(d axis / d rotation)^T l` for the rotation vector `angle * axis`, body-frame rotation."""
     # Jr^-1(r) = 1 + [r]/2 + c [r]^2, c = (1 - (x/2) cot(x/2)) / x^2; the axis sees its transpose
     t = (l - axis * wp.dot(axis, l)) / angle
@@ -117,6 +188,7 @@ def _limit_vjp(
     efc_force_in: wp.array2d[float],
     Jaref_in: wp.array2d[float],
     # In:
+    discrete: bool,
     mu_in: wp.array2d[float],
     # Out:
     adj_qpos_io: wp.array2d[float],
@@ -155,24 +227,25 @@ def _limit_vjp(
             mu = wp.vec3(mu_in[worldid, adr], mu_in[worldid, adr + 1], mu_in[worldid, adr + 2])
             a = wp.vec3(qacc_in[worldid, adr], qacc_in[worldid, adr + 1], qacc_in[worldid, adr + 2])
             v = wp.vec3(qvel_in[worldid, adr], qvel_in[worldid, adr + 1], qvel_in[worldid, adr + 2])
-            p = kbip(opt_disableflags, h, solref, solimp, pos)
+            c = row_coefficients(discrete, opt_disableflags, h, solref, solimp, pos)
             y = -wp.dot(axis, mu)
             g = D * y
-            dq = -axis * kappa(p, pos, g, y * f)
-            dq += _ball_limit_axis_vjp(axis, angle, f * mu - g * (a + p[1] * v))
+            dq = -axis * position_cotangent(c, -wp.dot(axis, v), g, y * f)
+            dq += ball_limit_axis_vjp(axis, angle, f * mu - g * (a + c.vel * v))
             for i in range(3):
                 adj_qpos_io[worldid, adr + i] -= dq[i]
-                adj_qvel_io[worldid, adr + i] += p[1] * g * axis[i]
+                adj_qvel_io[worldid, adr + i] += c.vel * g * axis[i]
         else:
             low = qpos_in[worldid, qadr] - jntrange[0]
             high = jntrange[1] - qpos_in[worldid, qadr]
             J = wp.where(low < high, 1.0, -1.0)
             pos = wp.min(low, high) - margin
-            p = kbip(opt_disableflags, h, solref, solimp, pos)
+            c = row_coefficients(discrete, opt_disableflags, h, solref, solimp, pos)
             y = J * mu_in[worldid, adr]
             g = D * y
-            adj_qpos_io[worldid, adr] -= J * kappa(p, pos, g, y * f)
-            adj_qvel_io[worldid, adr] -= J * p[1] * g
+            vel = J * qvel_in[worldid, adr]
+            adj_qpos_io[worldid, adr] -= J * position_cotangent(c, vel, g, y * f)
+            adj_qvel_io[worldid, adr] -= J * c.vel * g
 
 
 def limit_vjp(m: mjw.Model, flags: Flags, s: Substep, ws: Workspace, adj: Cotangent) -> None:
@@ -202,6 +275,7 @@ def limit_vjp(m: mjw.Model, flags: Flags, s: Substep, ws: Workspace, adj: Cotang
             d.efc.D,
             d.efc.force,
             s.solver_Jaref,
+            flags.discrete,
             ws.joint_mu,
         ],
         outputs=[adj.qpos, adj.qvel],

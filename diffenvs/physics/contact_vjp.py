@@ -12,30 +12,28 @@ Out: `x_mu, x_a, x_v, y` of both bodies, accumulated. With world force `F_f` and
      each field `f` and the relative twist `d_f = f_2 - f_1`:
 
     x_f of body 2 += wrench(p, F_f, T_f), body 1 the opposite
-    y   of body 2 += sum_f f_2 x* wrench + kappa n at p + geometry_2, body 1 likewise
+    y   of body 2 += sum_f f_2 x* wrench + geometry_2, body 1 likewise
     P = sum_f F_f x d_f.ang               cotangent of the contact point
     N = sum_f F_f x d_f(p) + T_f x d_f.ang   cotangent of a rotation of the frame
 
-`geometry` is the adjoint of how point and frame follow the two bodies. Each geom is a core (a
-point, or a line for the side of a capsule) with a rounding radius; the cases are plane-point,
-point-point, point-line, line-point and line-line. Derivation: `DERIVATION.md`, sections 1, 3 and
-4. Not covered: other geoms (`check.py` refuses them), solreffriction, surface velocity, adhesion.
+`geometry` is the adjoint of how point, frame and distance follow the two bodies: see
+`contact_geometry_vjp`. Derivation: `DERIVATION.md`, sections 1, 3 and 4. Not covered: surface
+velocity, adhesion.
 """
 
-import mujoco
+import functools
+
 import mujoco_warp as mjw
 import warp as wp
 
-from .constraint_vjp import kappa, kbip
+from .constraint_vjp import RowCoefficients, position_cotangent, row_coefficients
+from .contact_geometry_vjp import Contact, ContactGeometry, Geom, geometry_vjp
+from .contact_shape_vjp import Mesh, mesh_of, shape_geometry_vjp
 from .record import Substep
 from .spatial import ang, force_cross, vec5, velocity_at, wrench
 from .workspace import Flags, Workspace
 
 wp.set_module_options({"enable_backward": False})
-
-_PLANE = wp.constant(int(mujoco.mjtGeom.mjGEOM_PLANE))
-_CAPSULE = wp.constant(int(mujoco.mjtGeom.mjGEOM_CAPSULE))
-_SPHERE = wp.constant(int(mujoco.mjtGeom.mjGEOM_SPHERE))
 
 vec6 = wp.types.vector(length=6, dtype=wp.float32)
 
@@ -50,24 +48,12 @@ class _Rows:
     kappa: float  # of the distance
 
 
-@wp.struct
-class _Side:
-    """The core of one geom at a contact."""
-
-    center: wp.vec3  # core point, from the world origin
-    radius: float  # rounding radius
-    is_line: bool
-    axis: wp.vec3  # of the line
-
-
-@wp.struct
-class _Geometry:
-    """Cotangents of the rigid motions of the two bodies: force at the core points and torque."""
-
-    force1: wp.vec3
-    torque1: wp.vec3
-    force2: wp.vec3
-    torque2: wp.vec3
+@wp.func
+def _in_frame(n: wp.vec3, e2: wp.vec3, e3: wp.vec3, d: wp.vec3, w: wp.vec3) -> vec6:
+    """A relative velocity and rotation in the basis of a contact's frame."""
+    return vec6(
+        wp.dot(n, d), wp.dot(e2, d), wp.dot(e3, d), wp.dot(n, w), wp.dot(e2, w), wp.dot(e3, w)
+    )
 
 
 @wp.func
@@ -79,8 +65,8 @@ def _pyramidal_rows(
     force: wp.array[float],
     Jaref: wp.array[float],
     y: vec6,
-    p: wp.vec4,
-    pos: float,
+    v: vec6,
+    c: RowCoefficients,
 ) -> _Rows:
     """Rows `n +- friction_k e_k`, active where the residual is negative (dim 1: the normal)."""
     rows = _Rows()
@@ -92,11 +78,13 @@ def _pyramidal_rows(
             mu_k = friction[k - 1] * (1.0 - 2.0 * float(i & 1))
         if Jaref[first + i] < 0.0:
             y_row = y[0]
+            v_row = v[0]
             if dim > 1:
                 y_row += mu_k * y[k]
+                v_row += mu_k * v[k]
             f = force[first + i]
             g = D[first + i] * y_row
-            gw = p[1] * g
+            gw = c.vel * g
             rows.mu[0] -= f
             rows.a[0] += g
             rows.v[0] += gw
@@ -104,7 +92,7 @@ def _pyramidal_rows(
                 rows.mu[k] -= mu_k * f
                 rows.a[k] += mu_k * g
                 rows.v[k] += mu_k * gw
-            rows.kappa += kappa(p, pos, g, y_row * f)
+            rows.kappa += position_cotangent(c, v_row, g, y_row * f)
     return rows
 
 
@@ -118,8 +106,8 @@ def _elliptic_rows(
     force: wp.array[float],
     Jaref: wp.array[float],
     y: vec6,
-    p: wp.vec4,
-    pos: float,
+    v: vec6,
+    c: RowCoefficients,
 ) -> _Rows:
     """Normal and friction rows, coupled by the cone where the contact slides."""
     rows = _Rows()
@@ -157,301 +145,213 @@ def _elliptic_rows(
         f = force[first + k]
         rows.mu[k] = -f
         rows.a[k] = g[k]
-        rows.v[k] = p[1] * g[k]
+        rows.v[k] = wp.where(k > 0, c.vel_friction, c.vel) * g[k]
         yf += y[k] * f
-    rows.kappa = kappa(p, pos, g[0], yf)
+    rows.kappa = position_cotangent(c, v[0], g[0], yf)
     return rows
 
 
-@wp.func
-def _side(
-    geomtype: int, size: wp.vec3, xpos: wp.vec3, xmat: wp.mat33, surface: wp.vec3, out: wp.vec3
-) -> _Side:
-    """The core of a geom that touches at `surface`, where its outward normal is `out`."""
-    side = _Side()
-    side.center = surface
-    if geomtype == _SPHERE:
-        side.radius = size[0]
-        side.center = xpos
-    elif geomtype == _CAPSULE:
-        side.radius = size[0]
-        side.center = surface - size[0] * out
-        side.axis = wp.vec3(xmat[0, 2], xmat[1, 2], xmat[2, 2])
-        # single precision places the clamped end within about 1e-6 of the true one
-        height = wp.abs(wp.dot(side.center - xpos, side.axis))
-        side.is_line = height < size[1] - 1.0e-5 * (size[1] + size[0])
-    return side
+@functools.cache
+def contact_kernel(shapes: bool) -> wp.Kernel:
+    """The kernel; with `shapes` for all geoms, else for what `contact_geometry_vjp` covers."""
 
+    @wp.kernel(module="unique", enable_backward=False)
+    def _contact_vjp(
+        # Model:
+        opt_timestep: wp.array[float],
+        opt_impratio_invsqrt: wp.array[float],
+        opt_disableflags: int,
+        body_rootid: wp.array[int],
+        geom_type: wp.array[int],
+        geom_bodyid: wp.array[int],
+        geom_size: wp.array2d[wp.vec3],
+        geom_dataid: wp.array2d[int],
+        mesh: Mesh,
+        # Record:
+        ne_in: wp.array[int],
+        nf_in: wp.array[int],
+        nl_in: wp.array[int],
+        nefc_in: wp.array[int],
+        subtree_com_in: wp.array2d[wp.vec3],
+        cvel_in: wp.array2d[wp.spatial_vector],
+        geom_xpos_in: wp.array2d[wp.vec3],
+        geom_xmat_in: wp.array2d[wp.mat33],
+        contact_dist_in: wp.array[float],
+        contact_pos_in: wp.array[wp.vec3],
+        contact_frame_in: wp.array[wp.mat33],
+        contact_includemargin_in: wp.array[float],
+        contact_friction_in: wp.array[vec5],
+        contact_solref_in: wp.array[wp.vec2],
+        contact_solreffriction_in: wp.array[wp.vec2],
+        contact_solimp_in: wp.array[vec5],
+        contact_dim_in: wp.array[int],
+        contact_geom_in: wp.array[wp.vec2i],
+        efc_id_in: wp.array2d[int],
+        efc_D_in: wp.array2d[float],
+        efc_force_in: wp.array2d[float],
+        Jaref_in: wp.array2d[float],
+        # In:
+        elliptic: bool,
+        discrete: bool,
+        mu_body_in: wp.array2d[wp.spatial_vector],
+        a_body_in: wp.array2d[wp.spatial_vector],
+        point_in: wp.array[wp.vec3],
+        rotation_in: wp.array[wp.vec3],
+        # Out:
+        x_mu_io: wp.array2d[wp.spatial_vector],
+        x_a_io: wp.array2d[wp.spatial_vector],
+        x_v_io: wp.array2d[wp.spatial_vector],
+        y_io: wp.array2d[wp.spatial_vector],
+    ):
+        """Contacts in the order of their rows, one world per thread: repeatable sums."""
+        worldid = wp.tid()
+        h = opt_timestep[worldid % opt_timestep.shape[0]]
+        nefc = wp.min(nefc_in[worldid], Jaref_in.shape[1])
+        efcid = ne_in[worldid] + nf_in[worldid] + nl_in[worldid]
+        while efcid < nefc:
+            conid = efc_id_in[worldid, efcid]
+            dim = contact_dim_in[conid]
+            first = efcid
+            if elliptic:
+                efcid += dim
+            else:
+                efcid += wp.max(1, 2 * (dim - 1))
+            if efcid > nefc:
+                # a contact cut off by njmax; the overflow is reported by Physics.check_overflow
+                continue
 
-@wp.func
-def _pair_vjp(
-    s1: _Side,
-    s2: _Side,
-    n: wp.vec3,
-    e2: wp.vec3,
-    e3: wp.vec3,
-    dist: float,
-    P: wp.vec3,
-    N: wp.vec3,
-) -> _Geometry:
-    """Two rounded cores; the frame follows the world axis that `make_frame` starts from."""
-    ref = wp.vec3(0.0, 1.0, 0.0)
-    if wp.abs(n[1]) >= 0.5:
-        ref = wp.vec3(0.0, 0.0, 1.0)
-    nref = wp.dot(n, ref)
-    pt = wp.vec2(wp.dot(e2, P), wp.dot(e3, P))
-    nn = wp.cross(N, n)
-    # cotangent of the change of the normal, in the tangent plane, before the point's share
-    nu = wp.vec2(wp.dot(e2, nn), wp.dot(e3, nn))
-    nu[1] -= wp.dot(N, n) * nref / wp.length(ref - n * nref)
-    ell = dist + s1.radius + s2.radius
-    rho1 = s1.radius + 0.5 * dist
-    rho2 = s2.radius + 0.5 * dist
+            geom = contact_geom_in[conid]
+            body1 = geom_bodyid[geom[0]]
+            body2 = geom_bodyid[geom[1]]
+            frame = contact_frame_in[conid]
+            n = wp.vec3(frame[0, 0], frame[0, 1], frame[0, 2])
+            e2 = wp.vec3(frame[1, 0], frame[1, 1], frame[1, 2])
+            e3 = wp.vec3(frame[2, 0], frame[2, 1], frame[2, 2])
+            pos = contact_pos_in[conid]
+            p1 = pos - subtree_com_in[worldid, body_rootid[body1]]
+            p2 = pos - subtree_com_in[worldid, body_rootid[body2]]
 
-    adj_d = wp.vec2(0.0, 0.0)  # of the relative displacement of the core points
-    adj_theta1 = wp.vec2(0.0, 0.0)  # of omega x n of either side
-    adj_theta2 = wp.vec2(0.0, 0.0)
-    on_first = float(1.0)  # whether the tangential point displacement is measured on side 1
-    if s1.is_line and s2.is_line:
-        u1 = wp.normalize(wp.vec2(wp.dot(e2, s1.axis), wp.dot(e3, s1.axis)))
-        u2 = wp.normalize(wp.vec2(wp.dot(e2, s2.axis), wp.dot(e3, s2.axis)))
-        det = u1[0] * u2[1] - u1[1] * u2[0]
-        # u1 s1 - u2 s2 = d - ell dn; the point moves by s1 along u1
-        along = wp.dot(u1, pt)
-        adj_d = wp.vec2(u2[1], -u2[0]) * (along / det)
-        nu += rho1 * pt - ell * adj_d
-        # u1.dn = u1.theta1, u2.dn = u2.theta2
-        adj_theta1 = u1 * ((u2[1] * nu[0] - u2[0] * nu[1]) / det)
-        adj_theta2 = u2 * ((u1[0] * nu[1] - u1[1] * nu[0]) / det)
-    elif s2.is_line:
-        u = wp.normalize(wp.vec2(wp.dot(e2, s2.axis), wp.dot(e3, s2.axis)))
-        nu += rho1 * pt
-        adj_theta2 = u * wp.dot(u, nu)
-        adj_d = (nu - adj_theta2) / ell
-    elif s1.is_line:
-        u = wp.normalize(wp.vec2(wp.dot(e2, s1.axis), wp.dot(e3, s1.axis)))
-        on_first = 0.0
-        nu -= rho2 * pt
-        adj_theta1 = u * wp.dot(u, nu)
-        adj_d = (nu - adj_theta1) / ell
-    else:
-        nu += rho1 * pt
-        adj_d = nu / ell
+            mu1 = mu_body_in[worldid, body1]
+            mu2 = mu_body_in[worldid, body2]
+            a1 = a_body_in[worldid, body1]
+            a2 = a_body_in[worldid, body2]
+            v1 = cvel_in[worldid, body1]
+            v2 = cvel_in[worldid, body2]
 
-    pn = 0.5 * wp.dot(n, P) * n
-    point = e2 * pt[0] + e3 * pt[1]
-    d = e2 * adj_d[0] + e3 * adj_d[1]
-    out = _Geometry()
-    out.force1 = pn + on_first * point - d
-    out.force2 = pn + (1.0 - on_first) * point + d
-    out.torque1 = wp.cross(n, e2 * adj_theta1[0] + e3 * adj_theta1[1])
-    out.torque2 = wp.cross(n, e2 * adj_theta2[0] + e3 * adj_theta2[1])
-    return out
+            d_mu = velocity_at(mu2, p2) - velocity_at(mu1, p1)
+            w_mu = ang(mu2) - ang(mu1)
+            d_v = velocity_at(v2, p2) - velocity_at(v1, p1)
+            w_v = ang(v2) - ang(v1)
+            y = _in_frame(n, e2, e3, d_mu, w_mu)
+            v = _in_frame(n, e2, e3, d_v, w_v)
+            dist = contact_dist_in[conid]
+            depth = dist - contact_includemargin_in[conid]
+            friction = contact_friction_in[conid]
+            solimp = contact_solimp_in[conid]
+            solref = contact_solref_in[conid]
+            coefficients = row_coefficients(discrete, opt_disableflags, h, solref, solimp, depth)
+            rows = _Rows()
+            if elliptic and dim > 1:
+                ref = contact_solreffriction_in[conid]
+                if ref[0] != 0.0 or ref[1] != 0.0:
+                    of_ref = row_coefficients(discrete, opt_disableflags, h, ref, solimp, depth)
+                    coefficients.vel_friction = of_ref.vel_friction
+                rows = _elliptic_rows(
+                    dim,
+                    friction,
+                    opt_impratio_invsqrt[worldid % opt_impratio_invsqrt.shape[0]],
+                    first,
+                    efc_D_in[worldid],
+                    efc_force_in[worldid],
+                    Jaref_in[worldid],
+                    y,
+                    v,
+                    coefficients,
+                )
+            else:
+                rows = _pyramidal_rows(
+                    dim,
+                    friction,
+                    first,
+                    efc_D_in[worldid],
+                    efc_force_in[worldid],
+                    Jaref_in[worldid],
+                    y,
+                    v,
+                    coefficients,
+                )
 
+            f_mu = n * rows.mu[0] + e2 * rows.mu[1] + e3 * rows.mu[2]
+            t_mu = n * rows.mu[3] + e2 * rows.mu[4] + e3 * rows.mu[5]
+            f_a = n * rows.a[0] + e2 * rows.a[1] + e3 * rows.a[2]
+            t_a = n * rows.a[3] + e2 * rows.a[4] + e3 * rows.a[5]
+            f_v = n * rows.v[0] + e2 * rows.v[1] + e3 * rows.v[2]
+            t_v = n * rows.v[3] + e2 * rows.v[4] + e3 * rows.v[5]
 
-@wp.func
-def _plane_vjp(
-    s2: _Side, is_capsule: bool, n: wp.vec3, e2: wp.vec3, e3: wp.vec3, P: wp.vec3, N: wp.vec3
-) -> _Geometry:
-    """A static plane and a point: the normal is constant; a capsule may turn the frame about it."""
-    out = _Geometry()
-    out.force2 = P - 0.5 * wp.dot(n, P) * n
-    if is_capsule:
-        # the first tangent is the projected axis, but for capsules steeper than 60 degrees
-        proj = s2.axis - n * wp.dot(n, s2.axis)
-        length = wp.length(proj)
-        if length >= 0.5:
-            out.torque2 = wp.cross(s2.axis, e3) * (wp.dot(N, n) / length)
-    return out
+            w_a = ang(a2) - ang(a1)
 
+            c = Contact()
+            c.pos = pos
+            c.dist = dist
+            c.n = n
+            c.e2 = e2
+            c.e3 = e3
+            c.P = wp.cross(f_mu, w_mu) + wp.cross(f_a, w_a) + wp.cross(f_v, w_v)
+            c.N = wp.cross(f_mu, d_mu)
+            c.N += wp.cross(f_a, velocity_at(a2, p2) - velocity_at(a1, p1))
+            c.N += wp.cross(f_v, d_v)
+            c.N += wp.cross(t_mu, w_mu) + wp.cross(t_a, w_a) + wp.cross(t_v, w_v)
+            if discrete:
+                c.P += point_in[conid]
+                c.N += rotation_in[conid]
+            c.kappa = rows.kappa
 
-@wp.kernel
-def _contact_vjp(
-    # Model:
-    opt_timestep: wp.array[float],
-    opt_impratio_invsqrt: wp.array[float],
-    opt_disableflags: int,
-    body_rootid: wp.array[int],
-    geom_type: wp.array[int],
-    geom_bodyid: wp.array[int],
-    geom_size: wp.array2d[wp.vec3],
-    # Record:
-    ne_in: wp.array[int],
-    nf_in: wp.array[int],
-    nl_in: wp.array[int],
-    nefc_in: wp.array[int],
-    subtree_com_in: wp.array2d[wp.vec3],
-    cvel_in: wp.array2d[wp.spatial_vector],
-    geom_xpos_in: wp.array2d[wp.vec3],
-    geom_xmat_in: wp.array2d[wp.mat33],
-    contact_dist_in: wp.array[float],
-    contact_pos_in: wp.array[wp.vec3],
-    contact_frame_in: wp.array[wp.mat33],
-    contact_includemargin_in: wp.array[float],
-    contact_friction_in: wp.array[vec5],
-    contact_solref_in: wp.array[wp.vec2],
-    contact_solimp_in: wp.array[vec5],
-    contact_dim_in: wp.array[int],
-    contact_geom_in: wp.array[wp.vec2i],
-    efc_id_in: wp.array2d[int],
-    efc_D_in: wp.array2d[float],
-    efc_force_in: wp.array2d[float],
-    Jaref_in: wp.array2d[float],
-    # In:
-    elliptic: bool,
-    mu_body_in: wp.array2d[wp.spatial_vector],
-    a_body_in: wp.array2d[wp.spatial_vector],
-    # Out:
-    x_mu_io: wp.array2d[wp.spatial_vector],
-    x_a_io: wp.array2d[wp.spatial_vector],
-    x_v_io: wp.array2d[wp.spatial_vector],
-    y_io: wp.array2d[wp.spatial_vector],
-):
-    """Contacts in the order of their rows, one world per thread: repeatable sums."""
-    worldid = wp.tid()
-    h = opt_timestep[worldid % opt_timestep.shape[0]]
-    nefc = wp.min(nefc_in[worldid], Jaref_in.shape[1])
-    efcid = ne_in[worldid] + nf_in[worldid] + nl_in[worldid]
-    while efcid < nefc:
-        conid = efc_id_in[worldid, efcid]
-        dim = contact_dim_in[conid]
-        first = efcid
-        if elliptic:
-            efcid += dim
-        else:
-            efcid += wp.max(1, 2 * (dim - 1))
-        if efcid > nefc:
-            # a contact cut off by njmax; the overflow is reported by Physics.check_overflow
-            continue
+            geom1 = Geom()
+            geom1.type = geom_type[geom[0]]
+            geom1.size = geom_size[worldid % geom_size.shape[0], geom[0]]
+            geom1.xpos = geom_xpos_in[worldid, geom[0]]
+            geom1.xmat = geom_xmat_in[worldid, geom[0]]
+            geom1.meshid = geom_dataid[worldid % geom_dataid.shape[0], geom[0]]
+            geom2 = Geom()
+            geom2.type = geom_type[geom[1]]
+            geom2.size = geom_size[worldid % geom_size.shape[0], geom[1]]
+            geom2.xpos = geom_xpos_in[worldid, geom[1]]
+            geom2.xmat = geom_xmat_in[worldid, geom[1]]
+            geom2.meshid = geom_dataid[worldid % geom_dataid.shape[0], geom[1]]
+            geometry = ContactGeometry()
+            if wp.static(shapes):
+                geometry = shape_geometry_vjp(mesh, geom1, geom2, c)
+            else:
+                geometry = geometry_vjp(geom1, geom2, c)
 
-        geom = contact_geom_in[conid]
-        body1 = geom_bodyid[geom[0]]
-        body2 = geom_bodyid[geom[1]]
-        frame = contact_frame_in[conid]
-        n = wp.vec3(frame[0, 0], frame[0, 1], frame[0, 2])
-        e2 = wp.vec3(frame[1, 0], frame[1, 1], frame[1, 2])
-        e3 = wp.vec3(frame[2, 0], frame[2, 1], frame[2, 2])
-        pos = contact_pos_in[conid]
-        p1 = pos - subtree_com_in[worldid, body_rootid[body1]]
-        p2 = pos - subtree_com_in[worldid, body_rootid[body2]]
+            x1_mu = wrench(p1, f_mu, t_mu)
+            x1_a = wrench(p1, f_a, t_a)
+            x1_v = wrench(p1, f_v, t_v)
+            y1 = -force_cross(mu1, x1_mu) - force_cross(a1, x1_a) - force_cross(v1, x1_v)
+            y1 += wrench(p1, geometry.force1, geometry.torque1)
+            x_mu_io[worldid, body1] -= x1_mu
+            x_a_io[worldid, body1] -= x1_a
+            x_v_io[worldid, body1] -= x1_v
+            y_io[worldid, body1] += y1
 
-        mu1 = mu_body_in[worldid, body1]
-        mu2 = mu_body_in[worldid, body2]
-        a1 = a_body_in[worldid, body1]
-        a2 = a_body_in[worldid, body2]
-        v1 = cvel_in[worldid, body1]
-        v2 = cvel_in[worldid, body2]
+            x2_mu = wrench(p2, f_mu, t_mu)
+            x2_a = wrench(p2, f_a, t_a)
+            x2_v = wrench(p2, f_v, t_v)
+            y2 = force_cross(mu2, x2_mu) + force_cross(a2, x2_a) + force_cross(v2, x2_v)
+            y2 += wrench(p2, geometry.force2, geometry.torque2)
+            x_mu_io[worldid, body2] += x2_mu
+            x_a_io[worldid, body2] += x2_a
+            x_v_io[worldid, body2] += x2_v
+            y_io[worldid, body2] += y2
 
-        d_mu = velocity_at(mu2, p2) - velocity_at(mu1, p1)
-        w_mu = ang(mu2) - ang(mu1)
-        y = vec6(
-            wp.dot(n, d_mu),
-            wp.dot(e2, d_mu),
-            wp.dot(e3, d_mu),
-            wp.dot(n, w_mu),
-            wp.dot(e2, w_mu),
-            wp.dot(e3, w_mu),
-        )
-        dist = contact_dist_in[conid]
-        depth = dist - contact_includemargin_in[conid]
-        friction = contact_friction_in[conid]
-        p = kbip(opt_disableflags, h, contact_solref_in[conid], contact_solimp_in[conid], depth)
-        rows = _Rows()
-        if elliptic and dim > 1:
-            rows = _elliptic_rows(
-                dim,
-                friction,
-                opt_impratio_invsqrt[worldid % opt_impratio_invsqrt.shape[0]],
-                first,
-                efc_D_in[worldid],
-                efc_force_in[worldid],
-                Jaref_in[worldid],
-                y,
-                p,
-                depth,
-            )
-        else:
-            rows = _pyramidal_rows(
-                dim,
-                friction,
-                first,
-                efc_D_in[worldid],
-                efc_force_in[worldid],
-                Jaref_in[worldid],
-                y,
-                p,
-                depth,
-            )
-
-        f_mu = n * rows.mu[0] + e2 * rows.mu[1] + e3 * rows.mu[2]
-        t_mu = n * rows.mu[3] + e2 * rows.mu[4] + e3 * rows.mu[5]
-        f_a = n * rows.a[0] + e2 * rows.a[1] + e3 * rows.a[2]
-        t_a = n * rows.a[3] + e2 * rows.a[4] + e3 * rows.a[5]
-        f_v = n * rows.v[0] + e2 * rows.v[1] + e3 * rows.v[2]
-        t_v = n * rows.v[3] + e2 * rows.v[4] + e3 * rows.v[5]
-
-        w_a = ang(a2) - ang(a1)
-        w_v = ang(v2) - ang(v1)
-        P = wp.cross(f_mu, w_mu) + wp.cross(f_a, w_a) + wp.cross(f_v, w_v)
-        N = wp.cross(f_mu, d_mu)
-        N += wp.cross(f_a, velocity_at(a2, p2) - velocity_at(a1, p1))
-        N += wp.cross(f_v, velocity_at(v2, p2) - velocity_at(v1, p1))
-        N += wp.cross(t_mu, w_mu) + wp.cross(t_a, w_a) + wp.cross(t_v, w_v)
-
-        type1 = geom_type[geom[0]]
-        type2 = geom_type[geom[1]]
-        s2 = _side(
-            type2,
-            geom_size[worldid % geom_size.shape[0], geom[1]],
-            geom_xpos_in[worldid, geom[1]],
-            geom_xmat_in[worldid, geom[1]],
-            pos + 0.5 * dist * n,
-            -n,
-        )
-        if type1 == _PLANE:
-            geometry = _plane_vjp(s2, type2 == _CAPSULE, n, e2, e3, P, N)
-            center1 = pos
-        else:
-            s1 = _side(
-                type1,
-                geom_size[worldid % geom_size.shape[0], geom[0]],
-                geom_xpos_in[worldid, geom[0]],
-                geom_xmat_in[worldid, geom[0]],
-                pos - 0.5 * dist * n,
-                n,
-            )
-            geometry = _pair_vjp(s1, s2, n, e2, e3, dist, P, N)
-            center1 = s1.center
-
-        zero = wp.vec3(0.0)
-        x1_mu = wrench(p1, f_mu, t_mu)
-        x1_a = wrench(p1, f_a, t_a)
-        x1_v = wrench(p1, f_v, t_v)
-        y1 = -force_cross(mu1, x1_mu) - force_cross(a1, x1_a) - force_cross(v1, x1_v)
-        y1 -= wrench(p1, rows.kappa * n, zero)
-        y1 += wrench(p1 + center1 - pos, geometry.force1, geometry.torque1)
-        x_mu_io[worldid, body1] -= x1_mu
-        x_a_io[worldid, body1] -= x1_a
-        x_v_io[worldid, body1] -= x1_v
-        y_io[worldid, body1] += y1
-
-        x2_mu = wrench(p2, f_mu, t_mu)
-        x2_a = wrench(p2, f_a, t_a)
-        x2_v = wrench(p2, f_v, t_v)
-        y2 = force_cross(mu2, x2_mu) + force_cross(a2, x2_a) + force_cross(v2, x2_v)
-        y2 += wrench(p2, rows.kappa * n, zero)
-        y2 += wrench(p2 + s2.center - pos, geometry.force2, geometry.torque2)
-        x_mu_io[worldid, body2] += x2_mu
-        x_a_io[worldid, body2] += x2_a
-        x_v_io[worldid, body2] += x2_v
-        y_io[worldid, body2] += y2
+    return _contact_vjp
 
 
 def contact_vjp(m: mjw.Model, flags: Flags, s: Substep, ws: Workspace) -> None:
     """Adjoint of contacts: accumulates into the cotangents of the bodies' fields."""
     d = s.d
     wp.launch(
-        _contact_vjp,
+        contact_kernel(flags.shapes),
         dim=d.nworld,
         inputs=[
             m.opt.timestep,
@@ -461,6 +361,8 @@ def contact_vjp(m: mjw.Model, flags: Flags, s: Substep, ws: Workspace) -> None:
             m.geom_type,
             m.geom_bodyid,
             m.geom_size,
+            m.geom_dataid,
+            mesh_of(m),
             d.ne,
             d.nf,
             d.nl,
@@ -475,6 +377,7 @@ def contact_vjp(m: mjw.Model, flags: Flags, s: Substep, ws: Workspace) -> None:
             d.contact.includemargin,
             d.contact.friction,
             d.contact.solref,
+            d.contact.solreffriction,
             d.contact.solimp,
             d.contact.dim,
             d.contact.geom,
@@ -483,8 +386,11 @@ def contact_vjp(m: mjw.Model, flags: Flags, s: Substep, ws: Workspace) -> None:
             d.efc.force,
             s.solver_Jaref,
             flags.elliptic,
+            flags.discrete,
             ws.mu,
             ws.a,
+            ws.contact_point,
+            ws.contact_rotation,
         ],
         outputs=[ws.x_mu, ws.x_a, ws.x_v, ws.y],
     )

@@ -20,7 +20,7 @@ import mujoco
 import mujoco_warp as mjw
 import warp as wp
 
-from .constraint_vjp import kbip
+from .constraint_vjp import row_coefficients
 from .record import Substep
 from .spatial import vec5
 from .workspace import Cotangent, Flags, Workspace
@@ -50,6 +50,7 @@ def _friction_vjp(
     efc_force_in: wp.array2d[float],
     Jaref_in: wp.array2d[float],
     # In:
+    discrete: bool,
     mu_in: wp.array2d[float],
     ten_mu_in: wp.array2d[float],
     # Out:
@@ -71,8 +72,8 @@ def _friction_vjp(
                 continue
             solref = dof_solref[worldid % dof_solref.shape[0], i]
             solimp = dof_solimp[worldid % dof_solimp.shape[0], i]
-            b = kbip(opt_disableflags, h, solref, solimp, 0.0)[1]
-            adj_qvel_io[worldid, i] -= b * D * mu_in[worldid, i]
+            c = row_coefficients(discrete, opt_disableflags, h, solref, solimp, 0.0)
+            adj_qvel_io[worldid, i] -= c.vel_friction * D * mu_in[worldid, i]
         else:
             loss = tendon_frictionloss[worldid % tendon_frictionloss.shape[0], i]
             x_ten_mu_io[worldid, i] -= efc_force_in[worldid, efcid]
@@ -80,10 +81,10 @@ def _friction_vjp(
                 continue
             solref = tendon_solref_fri[worldid % tendon_solref_fri.shape[0], i]
             solimp = tendon_solimp_fri[worldid % tendon_solimp_fri.shape[0], i]
-            b = kbip(opt_disableflags, h, solref, solimp, 0.0)[1]
+            c = row_coefficients(discrete, opt_disableflags, h, solref, solimp, 0.0)
             g = D * ten_mu_in[worldid, i]
             x_ten_a_io[worldid, i] += g
-            x_ten_v_io[worldid, i] += b * g
+            x_ten_v_io[worldid, i] += c.vel_friction * g
 
 
 def friction_vjp(m: mjw.Model, flags: Flags, s: Substep, ws: Workspace, adj: Cotangent) -> None:
@@ -108,6 +109,7 @@ def friction_vjp(m: mjw.Model, flags: Flags, s: Substep, ws: Workspace, adj: Cot
             d.efc.D,
             d.efc.force,
             s.solver_Jaref,
+            flags.discrete,
             ws.joint_mu,
             ws.ten_mu,
         ],

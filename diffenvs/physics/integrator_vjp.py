@@ -17,8 +17,7 @@ Out: `adj_qpos`, `adj_qvel` (direct parts), `w` with `(M + h E)^T w = h adj_qvel
      h E) z = h E qacc`.
 
 The pair `(w, z)` carries the derivative of `M` in the linear system, `+ w^T dM z`; it is added to
-the sweep of `tree_vjp`. Derivation: `DERIVATION.md`, section 6. Not covered: RK4, implicit,
-discrete.
+the sweep of `tree_vjp`. Derivation: `DERIVATION.md`, section 6. Not covered: implicit.
 """
 
 import mujoco
@@ -27,6 +26,14 @@ import warp as wp
 
 from .actuator_vjp import implicit_damping
 from .fluid_vjp import free_body_fluid
+from .free_body import (
+    free_body,
+    gyroscopic_derivative,
+    gyroscopic_derivative_vjp,
+    inertia_block,
+    solve6,
+    vec6,
+)
 from .record import Substep
 from .spatial import mat66, right_jacobian_transposed, rotate_by
 from .workspace import Cotangent, Flags, Workspace
@@ -35,8 +42,6 @@ wp.set_module_options({"enable_backward": False})
 
 _FREE = wp.constant(int(mujoco.mjtJoint.mjJNT_FREE))
 _BALL = wp.constant(int(mujoco.mjtJoint.mjJNT_BALL))
-
-vec6 = wp.types.vector(length=6, dtype=wp.float32)
 
 
 @wp.kernel
@@ -165,37 +170,6 @@ def _subtracted(
     product_io[worldid, dofid] = rhs_in[worldid, dofid] - product_io[worldid, dofid]
 
 
-@wp.func
-def _solve6(a: mat66, b: vec6) -> vec6:
-    """Solves `a x = b` by elimination with partial pivoting."""
-    x = b
-    for col in range(6):
-        pivot = int(col)
-        for r in range(col + 1, 6):
-            if wp.abs(a[r, col]) > wp.abs(a[pivot, col]):
-                pivot = r
-        if pivot != col:
-            for c in range(6):
-                swap = a[col, c]
-                a[col, c] = a[pivot, c]
-                a[pivot, c] = swap
-            swap_x = x[col]
-            x[col] = x[pivot]
-            x[pivot] = swap_x
-        for r in range(col + 1, 6):
-            f = a[r, col] / a[col, col]
-            for c in range(6):
-                a[r, c] -= f * a[col, c]
-            x[r] -= f * x[col]
-    for k in range(6):
-        r = 5 - k
-        s = x[r]
-        for c in range(r + 1, 6):
-            s -= a[r, c] * x[c]
-        x[r] = s / a[r, r]
-    return x
-
-
 @wp.kernel
 def _free_body_vjp(
     # Model:
@@ -228,48 +202,26 @@ def _free_body_vjp(
     bodyid = body_freeadr[freeid]
     adr = body_dofadr[bodyid]
     h = opt_timestep[worldid % opt_timestep.shape[0]]
-    rot = xmat_in[worldid, bodyid]
-
-    m = mat66(0.0)
-    for r in range(6):
-        start = M_rowadr[adr + r]
-        for k in range(M_rownnz[adr + r]):
-            c = M_colind[start + k] - adr
-            m[r, c] = M_in[worldid, start + k]
-            m[c, r] = M_in[worldid, start + k]
-
-    # force c = [R w x (w x ms); w x I w], mass offset ms and inertia I in the body frame
-    coupling = wp.mat33(0.0)
-    inertia = wp.mat33(0.0)
-    for r in range(3):
-        for c in range(3):
-            coupling[r, c] = m[r, 3 + c]
-            inertia[r, c] = m[3 + r, 3 + c]
-    for r in range(3):
-        inertia[r, r] -= dof_armature[worldid % dof_armature.shape[0], adr + 3 + r]
-    k33 = -(wp.transpose(rot) @ coupling)
-    ms = wp.vec3(k33[2, 1], k33[0, 2], k33[1, 0])
-    omega = wp.vec3(qvel_in[worldid, adr + 3], qvel_in[worldid, adr + 4], qvel_in[worldid, adr + 5])
-    lin = -(rot @ (wp.skew(wp.cross(omega, ms)) + wp.skew(omega) @ wp.skew(ms)))
-    gyro = wp.skew(omega) @ inertia - wp.skew(inertia @ omega)
-
-    he = mat66(0.0)
+    m = inertia_block(M_rownnz, M_rowadr, M_colind, M_in[worldid], adr)
+    armature = wp.vec3()
+    omega = wp.vec3()
+    for k in range(3):
+        armature[k] = dof_armature[worldid % dof_armature.shape[0], adr + 3 + k]
+        omega[k] = qvel_in[worldid, adr + 3 + k]
+    body = free_body(m, xmat_in[worldid, bodyid], armature, omega)
+    he = h * gyroscopic_derivative(body)
     if with_fluid:
-        he = fluid_in[worldid, freeid]
-    for r in range(3):
+        he += fluid_in[worldid, freeid]
+    for r in range(6):
         he[r, r] += h * implicit_in[worldid, adr + r]
-        for c in range(3):
-            he[r, 3 + c] += h * lin[r, c]
-            he[3 + r, 3 + c] += h * gyro[r, c]
-        he[3 + r, 3 + r] += h * implicit_in[worldid, adr + 3 + r]
 
     rhs = vec6(0.0)
     a = vec6(0.0)
     for r in range(6):
         rhs[r] = rhs_in[worldid, adr + r]
         a[r] = qacc_in[worldid, adr + r]
-    w = _solve6(wp.transpose(m + he), rhs)
-    z = _solve6(m + he, he @ a)
+    w = solve6(wp.transpose(m + he), rhs)
+    z = solve6(m + he, he @ a)
     adj = rhs - wp.transpose(he) @ w
     for r in range(6):
         w_out[worldid, adr + r] = w[r]
@@ -277,20 +229,10 @@ def _free_body_vjp(
         adj_qacc_out[worldid, adr + r] = adj[r]
 
     # - h w^T d(dc/dv) qacc_eff
-    y = wp.transpose(rot) @ wp.vec3(w[0], w[1], w[2])
-    wr = wp.vec3(w[3], w[4], w[5])
-    zt = wp.vec3(a[3] - z[3], a[4] - z[4], a[5] - z[5])
-    force = wp.cross(zt, wp.cross(omega, ms)) + wp.cross(omega, wp.cross(zt, ms))
-    dq = wp.cross(force, y)
-    dv = (
-        wp.cross(ms, wp.cross(y, zt))
-        + wp.cross(wp.cross(zt, ms), y)
-        + inertia @ wp.cross(wr, zt)
-        + wp.cross(inertia @ zt, wr)
-    )
+    change = gyroscopic_derivative_vjp(body, w, a - z)
     for k in range(3):
-        adj_qpos_io[worldid, adr + 3 + k] -= h * dq[k]
-        adj_qvel_io[worldid, adr + 3 + k] -= h * dv[k]
+        adj_qpos_io[worldid, adr + 3 + k] -= h * change[k]
+        adj_qvel_io[worldid, adr + 3 + k] -= h * change[3 + k]
 
 
 def next_position_vjp(

@@ -49,7 +49,7 @@ def _spring_vjp(stiffness: float, poly: wp.vec2, x: wp.vec3, mu: wp.vec3) -> wp.
 
 
 @wp.func
-def _rotation_between(a: wp.vec4, b: wp.vec4) -> wp.vec3:
+def rotation_between(a: wp.vec4, b: wp.vec4) -> wp.vec3:
     """The rotation vector `x` with `a Exp(x) = b`, at most half a turn."""
     ar = wp.vec3(a[1], a[2], a[3])
     br = wp.vec3(b[1], b[2], b[3])
@@ -75,12 +75,14 @@ def _rotation_between_vjp(x: wp.vec3, l: wp.vec3) -> wp.vec3:
 
 
 @wp.func
-def _vec3_at(x: wp.array2d[float], worldid: int, i: int) -> wp.vec3:
+def vec3_at(x: wp.array2d[float], worldid: int, i: int) -> wp.vec3:
+    """Three numbers of a world from column i."""
     return wp.vec3(x[worldid, i], x[worldid, i + 1], x[worldid, i + 2])
 
 
 @wp.func
-def _vec4_at(x: wp.array2d[float], worldid: int, i: int) -> wp.vec4:
+def vec4_at(x: wp.array2d[float], worldid: int, i: int) -> wp.vec4:
+    """Four numbers of a world from column i."""
     return wp.vec4(x[worldid, i], x[worldid, i + 1], x[worldid, i + 2], x[worldid, i + 3])
 
 
@@ -144,15 +146,15 @@ def _passive_vjp(
     qadr = jnt_qposadr[jntid]
     ref = worldid % qpos_spring.shape[0]
     if jnttype == _FREE:
-        x = _vec3_at(qpos_in, worldid, qadr) - _vec3_at(qpos_spring, ref, qadr)
-        dq = _spring_vjp(stiffness, poly, x, _vec3_at(mu_in, worldid, adr))
+        x = vec3_at(qpos_in, worldid, qadr) - vec3_at(qpos_spring, ref, qadr)
+        dq = _spring_vjp(stiffness, poly, x, vec3_at(mu_in, worldid, adr))
         for k in range(3):
             adj_qpos_io[worldid, adr + k] -= dq[k]
         qadr += 3
         adr += 3
     if jnttype == _FREE or jnttype == _BALL:
-        x = _rotation_between(_vec4_at(qpos_spring, ref, qadr), _vec4_at(qpos_in, worldid, qadr))
-        dx = _spring_vjp(stiffness, poly, x, _vec3_at(mu_in, worldid, adr))
+        x = rotation_between(vec4_at(qpos_spring, ref, qadr), vec4_at(qpos_in, worldid, qadr))
+        dx = _spring_vjp(stiffness, poly, x, vec3_at(mu_in, worldid, adr))
         dq = _rotation_between_vjp(x, dx)
         for k in range(3):
             adj_qpos_io[worldid, adr + k] -= dq[k]

@@ -10,6 +10,7 @@ import warp as wp
 
 try:
     from mujoco_warp._src.forward import _advance as advance
+    from mujoco_warp._src.forward import _launch_discrete_free_gyro as discrete_free_gyro
     from mujoco_warp._src.forward import _next_time_builder as next_time_builder
     from mujoco_warp._src.forward import _rk_accumulate as rk_accumulate
     from mujoco_warp._src.forward import _rk_correct_velocity as rk_correct_velocity
@@ -27,6 +28,7 @@ except ImportError as error:
 __all__ = [
     "advance",
     "create_solver_context",
+    "discrete_free_gyro",
     "next_time_builder",
     "rk_accumulate",
     "rk_correct_velocity",

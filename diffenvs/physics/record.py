@@ -49,6 +49,7 @@ FEATURE_FIELDS = {
     "tendon_wrap": ("ten_wrapadr", "wrap_obj", "wrap_xpos"),
     "site_actuation": ("site_xpos", "site_xmat"),
     "actuator_force_limit": ("qfrc_actuator",),
+    "discrete": ("qH", "crb"),
     "body_equality": ("xpos", "xquat"),  # connect and weld
 }
 CONTACT_FIELDS = (
@@ -58,6 +59,7 @@ CONTACT_FIELDS = (
     "includemargin",
     "friction",
     "solref",
+    "solreffriction",
     "solimp",
     "dim",
     "geom",
@@ -147,15 +149,13 @@ class Record:
         return sum(a.capacity for a in {a.ptr: a for a in arrays if a.ptr}.values())
 
 
-def make_substep(
-    m: mjw.Model, flags: Flags, d: mjw.Data, solver_workspace, inputs: Inputs
-) -> Substep:
+def make_substep(m: mjw.Model, flags: Flags, d: mjw.Data, solver, inputs: Inputs) -> Substep:
     """Allocates one substep; `inputs` are shared by the substeps of a step."""
-    first = _make_stage(flags, d, solver_workspace, inputs)
+    first = _make_stage(flags, d, solver, inputs)
     if flags.implicit_matrix:
         first.system_M = wp.zeros_like(d.M)
     if m.opt.integrator == mujoco.mjtIntegrator.mjINT_RK4:
-        stages = [_make_stage(flags, d, solver_workspace, inputs) for _ in RK4_NODES]
+        stages = [_make_stage(flags, d, solver, inputs) for _ in RK4_NODES]
         for stage in stages:  # the solver of every stage starts where the first one did
             stage.d.qacc_warmstart = first.d.qacc_warmstart
         rates = [first.d.qvel, *(wp.zeros_like(first.d.qvel) for _ in RK4_NODES)]
@@ -169,7 +169,7 @@ def make_substep(
     return first
 
 
-def _make_stage(flags: Flags, d: mjw.Data, solver_workspace, inputs: Inputs) -> Substep:
+def _make_stage(flags: Flags, d: mjw.Data, solver, inputs: Inputs) -> Substep:
     def own(struct, names):
         # clones: the simulator sets the poses of static bodies and geoms once, at allocation
         return {name: wp.clone(getattr(struct, name)) for name in names}
@@ -181,5 +181,5 @@ def _make_stage(flags: Flags, d: mjw.Data, solver_workspace, inputs: Inputs) -> 
         contact=dataclasses.replace(d.contact, **own(d.contact, CONTACT_FIELDS)),
         efc=dataclasses.replace(d.efc, **own(d.efc, EFC_FIELDS)),
     )
-    retained = solver_hessian.make_retained(solver_workspace)
+    retained = solver_hessian.make_retained(solver)
     return Substep(d=view, fields=fields, inputs=tuple(inputs.given()), **retained)

@@ -1,4 +1,4 @@
-"""The Newton solver with its Hessian kept.
+"""The solver with the Hessian at its solution kept.
 
 `mujoco_warp.solve` allocates a workspace, iterates, and drops it. `solve_and_retain` runs the same
 solver on a workspace whose Hessian `h`, Cholesky factor `hfactor` (nv > 32 only) and residual
@@ -6,12 +6,19 @@ solver on a workspace whose Hessian `h`, Cholesky factor `hfactor` (nv > 32 only
 
     H = M + J^T D_active J  (+ the curvature of elliptic cones that slide).
 
-With pyramidal cones the solver updates `h` row by row as rows become active or inactive. Taking a
-stiff row out again leaves the rounding error of that row behind, which can exceed the inertia of
-a light body. `_hessian_error` finds such worlds on the device, by the diagonal that `M` and the
-active rows must give, and `h` is assembled anew in those worlds alone.
+The integrator `discrete` has M + h B + h^2 K in place of M; its diagonal is that of `Data.qH`.
+
+The CG solver has no Hessian: it is assembled and factored once, at the solution. Model and data
+are made for Newton (whose paddings and lists of rows that takes), and only the solver is told that
+it is CG.
+
+With Newton and pyramidal cones the solver updates `h` row by row as rows become active or inactive.
+Taking a stiff row out again leaves the rounding error of that row behind, which can exceed the
+inertia of a light body. `_hessian_error` finds such worlds on the device, by the diagonal that `M`
+and the active rows must give, and `h` is assembled anew in those worlds alone.
 """
 
+import copy
 import dataclasses
 
 import mujoco
@@ -24,15 +31,42 @@ wp.set_module_options({"enable_backward": False})
 
 _QUADRATIC = wp.constant(int(mujoco.mjtConstraintState.mjCNSTRSTATE_QUADRATIC))
 _TOLERANCE = wp.constant(1.0e-5)  # relative, of a diagonal entry: a hundred times single precision
+# of the workspace: what CG needs and Newton leaves empty
+_CG_ARRAYS = ("Mgrad", "prev_grad", "prev_Mgrad", "beta", "solve_ld_scratch", "tw_diag")
 
 
-def make_workspace(m: mjw.Model, d: mjw.Data):
-    """Allocates the solver's workspace."""
-    return private.create_solver_context(m, d)
+class Solver:
+    """The solver's workspace, and the model that it sees.
+
+    Args:
+        m: the model as made for the Newton solver.
+        d: its data.
+        solver: Newton or CG, which is to solve.
+
+    Attributes:
+        m: the model with `solver` in its options.
+        ctx: workspace of either solver and of the assembly of the Hessian.
+    """
+
+    def __init__(self, m: mjw.Model, d: mjw.Data, solver: mujoco.mjtSolver):
+        self.m, self.ctx = m, private.create_solver_context(m, d)
+        if solver == mujoco.mjtSolver.mjSOL_CG:
+            self.m = dataclasses.replace(m, opt=dataclasses.replace(m.opt, solver=int(solver)))
+            own = private.create_solver_context(self.m, d)
+            arrays = {name: getattr(own, name) for name in _CG_ARRAYS}
+            self.ctx = dataclasses.replace(self.ctx, **arrays)
 
 
-def make_retained(ctx) -> dict[str, wp.array]:
+def newton_model(mjm: mujoco.MjModel) -> mujoco.MjModel:
+    """The model that mujoco_warp's Model and Data are to be made from."""
+    mjm = copy.copy(mjm)
+    mjm.opt.solver = mujoco.mjtSolver.mjSOL_NEWTON
+    return mjm
+
+
+def make_retained(solver: Solver) -> dict[str, wp.array]:
     """Fresh arrays for what a record keeps of the workspace."""
+    ctx = solver.ctx
     return {
         "solver_h": wp.zeros_like(ctx.h),
         "solver_hfactor": wp.zeros_like(ctx.hfactor),
@@ -79,22 +113,26 @@ def _hessian_error(
         done_out[worldid] = False
 
 
-def solve(m: mjw.Model, d: mjw.Data, ctx) -> None:
+def solve(d: mjw.Data, solver: Solver) -> None:
     """Solves for `d.qacc` like `mujoco_warp.solve`, on a workspace that is reused."""
-    private.solve(m, d, ctx)
+    private.solve(solver.m, d, solver.ctx)
 
 
 def solve_and_retain(
     m: mjw.Model,
     d: mjw.Data,
-    ctx,
+    solver: Solver,
     solver_h: wp.array,
     solver_hfactor: wp.array,
     solver_Jaref: wp.array,
 ) -> None:
     """Like `solve`, with h, hfactor and Jaref left in the given arrays."""
-    ctx = dataclasses.replace(ctx, h=solver_h, hfactor=solver_hfactor, Jaref=solver_Jaref)
-    private.solve(m, d, ctx)
+    ctx = dataclasses.replace(solver.ctx, h=solver_h, hfactor=solver_hfactor, Jaref=solver_Jaref)
+    private.solve(solver.m, d, ctx)
+    if solver.m is not m:  # CG
+        ctx.done.zero_()
+        private.update_gradient(m, d, ctx)
+        return
     if not private.use_incremental(m):
         return  # elliptic cones: the solver assembles h anew in every iteration
     ctx.done.fill_(True)
@@ -106,7 +144,7 @@ def solve_and_retain(
             m.M_rownnz,
             m.M_rowadr,
             d.nefc,
-            d.M,
+            d.qH if m.opt.integrator == mujoco.mjtIntegrator.mjINT_DISCRETE else d.M,
             d.efc.J_rownnz,
             d.efc.J_rowadr,
             d.efc.J_colind,

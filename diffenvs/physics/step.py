@@ -27,6 +27,15 @@ _OVERFLOW = {
     mjw.OverflowType.NARROWPHASE: "contacts do not fit; raise nconmax (now {p.nconmax} per world,"
     " shared by all worlds)",
 }
+_GEOM = mujoco.mjtGeom
+# pairs that may touch in several points; all others touch in one
+_PAIR_CONTACTS = {
+    (_GEOM.mjGEOM_PLANE, _GEOM.mjGEOM_CAPSULE): 2,
+    (_GEOM.mjGEOM_PLANE, _GEOM.mjGEOM_CYLINDER): 4,
+    (_GEOM.mjGEOM_PLANE, _GEOM.mjGEOM_BOX): 8,
+    (_GEOM.mjGEOM_PLANE, _GEOM.mjGEOM_MESH): 4,
+    (_GEOM.mjGEOM_CAPSULE, _GEOM.mjGEOM_CAPSULE): 2,
+}
 _RK4 = mujoco.mjtIntegrator.mjINT_RK4
 _STATE_FIELDS = ("qpos", "qvel", "act", "qacc_warmstart")
 
@@ -98,18 +107,20 @@ class Physics:
         self.device = wp.get_device(device)
         self.nq, self.nv, self.na, self.nu = mjm.nq, mjm.nv, mjm.na, mjm.nu
         with wp.ScopedDevice(self.device):
-            model = folded(mjm)
+            model = folded(solver_hessian.newton_model(mjm))
             self.m = mjw.put_model(model)
             self.m.opt.warn_overflow = 0  # check_overflow raises instead
             self.nconmax = min(_most_contacts(mjm, self.m), 64) if nconmax is None else nconmax
             if njmax is None:
                 njmax = min(_most_rows(mjm, self.nconmax), 192)
-            self.d = mjw.make_data(mjm, nworld, nconmax=self.nconmax, njmax=njmax)
-            self._solver_workspace = ctx = solver_hessian.make_workspace(self.m, self.d)
+            self.d = mjw.make_data(model, nworld, nconmax=self.nconmax, njmax=njmax)
+            self._solver = solver_hessian.Solver(self.m, self.d, mjm.opt.solver)
             self._flags = Flags.of(model, self.m.body_freeadr.size)
+            ctx = self._solver.ctx
             if mjm.opt.integrator == _RK4 and _reads_body_velocity(self.m):
                 ctrl = wp.zeros((nworld, self.nu), dtype=float)
-                self._scratch = make_substep(self.m, self._flags, self.d, ctx, ctrl)
+                inputs = Inputs(ctrl)
+                self._scratch = make_substep(self.m, self._flags, self.d, self._solver, inputs)
             else:
                 self._scratch = Substep(self.d, ctx.h, ctx.hfactor, ctx.Jaref)
             self._workspace = Workspace(self.m, self.d, self._flags)
@@ -158,7 +169,7 @@ class Physics:
             held = Inputs(ctrl, **others)
             return Record(
                 substeps=[
-                    make_substep(self.m, self._flags, self.d, self._solver_workspace, held)
+                    make_substep(self.m, self._flags, self.d, self._solver, held)
                     for _ in range(self.nstep)
                 ],
                 inputs=held,
@@ -183,8 +194,7 @@ class Physics:
         """
         m, inputs = self.m, as_inputs(ctrl)
         if record is None:
-            view = dataclasses.replace(self.d, **inputs.given())
-            substeps = [dataclasses.replace(self._scratch, d=view)] * self.nstep
+            substeps = [_with_inputs(self._scratch, inputs)] * self.nstep
         else:
             substeps = record.substeps
         with wp.ScopedDevice(self.device), paused_tape():
@@ -192,7 +202,7 @@ class Physics:
             if record is not None:
                 copy_inputs(record.inputs, inputs, "Physics.launch_step")
             for i, s in enumerate(substeps):
-                _forward(m, s, self._solver_workspace, retain=record is not None)
+                _forward(m, s, self._solver, retain=record is not None)
                 if s.system_M is not None:
                     mjw.deriv_smooth_vel(m, s.d, s.system_M)
                 after = state_out if i + 1 == self.nstep else substeps[i + 1].d
@@ -201,7 +211,7 @@ class Physics:
                 fields = {name: getattr(after, name) for name in _STATE_FIELDS}
                 into = dataclasses.replace(s.d, **fields)
                 if s.rungekutta4 is not None:
-                    _rungekutta4(m, s, into, self._solver_workspace)
+                    _rungekutta4(m, s, into, self._solver)
                 else:
                     _INTEGRATE[int(m.opt.integrator)](m, into)
             if record is not None:
@@ -359,6 +369,15 @@ class Physics:
         return out
 
 
+def _with_inputs(s: Substep, inputs: Inputs) -> Substep:
+    """The same substep, that reads these inputs."""
+    rk = s.rungekutta4
+    if rk is not None:
+        rk = dataclasses.replace(rk, stages=[_with_inputs(stage, inputs) for stage in rk.stages])
+    d = dataclasses.replace(s.d, **inputs.given())
+    return dataclasses.replace(s, d=d, rungekutta4=rk)
+
+
 def _copy_state(target, source) -> None:
     """Between a State and a Data, which share the names of the fields."""
     for name in _STATE_FIELDS:
@@ -367,7 +386,7 @@ def _copy_state(target, source) -> None:
             wp.copy(to, given)
 
 
-def _forward(m: mjw.Model, s: Substep, solver_workspace, retain: bool) -> None:
+def _forward(m: mjw.Model, s: Substep, solver, retain: bool) -> None:
     """`mujoco_warp.forward` without sensors, energy and sleep; the Hessian is kept if `retain`."""
     d = s.d
     if _reads_body_velocity(m):
@@ -379,11 +398,11 @@ def _forward(m: mjw.Model, s: Substep, solver_workspace, retain: bool) -> None:
     mjw.fwd_actuation(m, d)
     mjw.fwd_acceleration(m, d, factorize=True)
     if retain:
-        solver_hessian.solve_and_retain(
-            m, d, solver_workspace, s.solver_h, s.solver_hfactor, s.solver_Jaref
-        )
+        solver_hessian.solve_and_retain(m, d, solver, s.solver_h, s.solver_hfactor, s.solver_Jaref)
     else:
-        solver_hessian.solve(m, d, solver_workspace)
+        solver_hessian.solve(d, solver)
+    if m.opt.integrator == mujoco.mjtIntegrator.mjINT_DISCRETE and m.body_freeadr.size > 0:
+        private.discrete_free_gyro(m, d, d.qacc, d.qacc, False)
 
 
 def _reads_body_velocity(m: mjw.Model) -> bool:
@@ -399,10 +418,11 @@ _INTEGRATE = {
     int(mujoco.mjtIntegrator.mjINT_EULER): mjw.euler,
     int(mujoco.mjtIntegrator.mjINT_IMPLICITFAST): mjw.implicit,
     int(mujoco.mjtIntegrator.mjINT_RK4): mjw.rungekutta4,
+    int(mujoco.mjtIntegrator.mjINT_DISCRETE): mjw.discrete,
 }
 
 
-def _rungekutta4(m: mjw.Model, s: Substep, into: mjw.Data, solver_workspace) -> None:
+def _rungekutta4(m: mjw.Model, s: Substep, into: mjw.Data, solver) -> None:
     """`mujoco_warp.rungekutta4` with every stage on memory of its own; see `rungekutta4_vjp`."""
     d, rk = s.d, s.rungekutta4
     act_dot_mean = rk.act_dot_mean if m.na else None
@@ -421,7 +441,7 @@ def _rungekutta4(m: mjw.Model, s: Substep, into: mjw.Data, solver_workspace) -> 
         node, here = RK4_NODES[i - 1], stage.d
         displaced = dataclasses.replace(previous, qpos=here.qpos, qvel=here.qvel, act=here.act)
         private.rk_perturb_state(m, displaced, node, d.qpos, d.qvel, rk.rates[i - 1], d.act)
-        _forward(m, stage, solver_workspace, retain=True)
+        _forward(m, stage, solver, retain=True)
         private.watch_overflow(m, here)
         wp.launch(
             private.rk_correct_velocity,
@@ -438,16 +458,10 @@ def _rungekutta4(m: mjw.Model, s: Substep, into: mjw.Data, solver_workspace) -> 
 
 def _most_contacts(mjm: mujoco.MjModel, m: mjw.Model) -> int:
     """The most contacts that a world of this model can have."""
-    geom = mujoco.mjtGeom
-    per_pair = {
-        (geom.mjGEOM_PLANE, geom.mjGEOM_CAPSULE): 2,
-        (geom.mjGEOM_PLANE, geom.mjGEOM_BOX): 8,
-        (geom.mjGEOM_CAPSULE, geom.mjGEOM_CAPSULE): 2,
-    }
     ncon = 0
     for g1, g2 in m.nxn_geom_pair_filtered.numpy():
         pair = sorted((int(mjm.geom_type[g1]), int(mjm.geom_type[g2])))
-        ncon += per_pair.get((geom(pair[0]), geom(pair[1])), 1)
+        ncon += _PAIR_CONTACTS.get((_GEOM(pair[0]), _GEOM(pair[1])), 1)
     return max(ncon, 1)
 
 

@@ -19,12 +19,14 @@ from .actuator_force_vjp import general_actuator_vjp
 from .actuator_vjp import actuator_vjp
 from .constraint_vjp import limit_vjp
 from .contact_vjp import contact_vjp
+from .discrete_vjp import discrete_vjp, free_body_vjp
 from .equality_vjp import equality_vjp
 from .fluid_vjp import fluid_vjp
 from .friction_vjp import friction_vjp
 from .gravcomp_vjp import gravcomp_vjp
 from .inputs_vjp import applied_vjp, mocap_vjp
 from .integrator_vjp import next_position_vjp, velocity_solve_vjp
+from .metric_ratio_vjp import metric_ratio_vjp
 from .passive_vjp import passive_vjp
 from .record import Substep
 from .rungekutta4_vjp import rungekutta4_vjp
@@ -69,6 +71,8 @@ def forward_vjp(
 ) -> None:
     """Adds to the cotangents of state and inputs what follows from those of (qacc, act_dot)."""
     solve_vjp(m.nv, s.solver_h, s.solver_hfactor, adj_qacc, ws.joint_mu)
+    if flags.discrete and flags.free_bodies:
+        free_body_vjp(m, s, ws, adj_qacc, adj)
     body_vjp(m, flags, s, ws)
     if flags.tendon:
         tendon_fields(m, flags, s, ws)
@@ -86,6 +90,9 @@ def forward_vjp(
     limit_vjp(m, flags, s, ws, adj)
     if flags.friction:
         friction_vjp(m, flags, s, ws, adj)
+    if flags.discrete:
+        metric_ratio_vjp(m, flags, s, ws, adj)
+        discrete_vjp(m, flags, s, ws, adj)
     contact_vjp(m, flags, s, ws)
     if flags.tendon:
         if flags.tendon_passive:

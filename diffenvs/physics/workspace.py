@@ -8,37 +8,17 @@ import mujoco_warp as mjw
 import numpy as np
 import warp as wp
 
+from .check import has_shapes
+from .check_actuator import depends_on_velocity, is_plain
 from .spatial import mat66, vec7
 
-_DSBL, _JNT, _TRN = mujoco.mjtDisableBit, mujoco.mjtJoint, mujoco.mjtTrn
-_EQ = mujoco.mjtEq
+_DSBL, _TRN, _EQ = mujoco.mjtDisableBit, mujoco.mjtTrn, mujoco.mjtEq
 FIELDS = ("mu", "a", "b", "w", "z", "x_mu", "x_a", "x_b", "x_v", "x_w", "x_z", "y")
 
-_GAIN, _BIAS, _DYN = mujoco.mjtGain, mujoco.mjtBias, mujoco.mjtDyn
 TENDON_FIELDS = (
     *("ten_mu", "ten_a", "ten_w", "ten_z"),
     *("x_ten_mu", "x_ten_a", "x_ten_v", "x_ten_w", "x_ten_z", "x_ten_length"),
 )
-
-
-def depends_on_velocity(mjm: mujoco.MjModel) -> np.ndarray:
-    """Which actuators exert a force that depends on their velocity, (nactuator,)."""
-    gain, bias = mjm.actuator_gaintype, mjm.actuator_biastype
-    affine = (gain == int(_GAIN.mjGAIN_AFFINE)) & (mjm.actuator_gainprm[:, 2] != 0)
-    affine |= (bias == int(_BIAS.mjBIAS_AFFINE)) & (mjm.actuator_biasprm[:, 2] != 0)
-    return affine | (gain == int(_GAIN.mjGAIN_MUSCLE))
-
-
-def _is_plain(mjm: mujoco.MjModel) -> np.ndarray:
-    """Which actuators are an affine force at a hinge or slide without a limit, (nactuator,)."""
-    joint = np.isin(mjm.actuator_trntype, (int(_TRN.mjTRN_JOINT), int(_TRN.mjTRN_JOINTINPARENT)))
-    plain = joint & (mjm.actuator_dyntype == int(_DYN.mjDYN_NONE))
-    plain &= np.isin(mjm.actuator_gaintype, (int(_GAIN.mjGAIN_FIXED), int(_GAIN.mjGAIN_AFFINE)))
-    plain &= np.isin(mjm.actuator_biastype, (int(_BIAS.mjBIAS_NONE), int(_BIAS.mjBIAS_AFFINE)))
-    target = mjm.actuator_trnid[joint, 0]
-    plain[joint] &= np.isin(mjm.jnt_type[target], (int(_JNT.mjJNT_HINGE), int(_JNT.mjJNT_SLIDE)))
-    plain[joint] &= mjm.jnt_actfrclimited[target] == 0
-    return plain
 
 
 @dataclasses.dataclass
@@ -46,6 +26,7 @@ class Flags:
     """What of the adjoint a model needs; constants of a captured graph."""
 
     implicitfast: bool
+    discrete: bool
     elliptic: bool
     gravity: bool
     spring: bool
@@ -75,6 +56,7 @@ class Flags:
     tendon_wrap: bool  # a path leads around a geom
     joint_equality: bool
     body_equality: bool  # connect or weld
+    shapes: bool  # geoms collide that need contact_shape_vjp
 
     @classmethod
     def of(cls, mjm: mujoco.MjModel, nfree: int) -> "Flags":
@@ -93,18 +75,19 @@ class Flags:
         else:
             implicit = enabled(_DSBL.mjDSBL_EULERDAMP, _DSBL.mjDSBL_DAMPER)
             implicit_damping = implicit
-        if mjm.opt.integrator == mujoco.mjtIntegrator.mjINT_RK4:
+        discrete = mjm.opt.integrator == mujoco.mjtIntegrator.mjINT_DISCRETE
+        if discrete or mjm.opt.integrator == mujoco.mjtIntegrator.mjINT_RK4:
             implicit = implicit_damping = False
         implicit_actuation = implicitfast and actuation and bool(depends_on_velocity(mjm).any())
-        free_bodies = implicitfast and implicit and nfree > 0
+        free_bodies = (discrete or (implicitfast and implicit)) and nfree > 0
         damped = implicit_damping and bool(mjm.dof_damping.any() or mjm.dof_dampingpoly.any())
         # MuJoCo has no passive force at all where both are disabled
         passive = spring or damper
         gravity = enabled(_DSBL.mjDSBL_GRAVITY)
         fluid = passive and bool(mjm.opt.density or mjm.opt.viscosity)
         implicit_fluid = implicitfast and implicit and fluid
-        pair = damped or implicit_actuation or free_bodies
-        general = actuation and not bool(_is_plain(mjm).all())
+        pair = damped or implicit_actuation or (implicitfast and free_bodies)
+        general = actuation and not bool(is_plain(mjm).all())
         implicit_matrix = implicitfast and (
             (implicit_actuation and general)
             or (implicit_damping and bool(mjm.tendon_damping.any() or mjm.tendon_dampingpoly.any()))
@@ -118,6 +101,7 @@ class Flags:
 
         return cls(
             implicitfast=implicitfast,
+            discrete=discrete,
             elliptic=mjm.opt.cone == mujoco.mjtCone.mjCONE_ELLIPTIC,
             gravity=gravity,
             spring=spring,
@@ -138,6 +122,7 @@ class Flags:
             implicit_matrix=implicit_matrix,
             pair=pair,
             free_bodies=free_bodies,
+            shapes=has_shapes(mjm),
             **_tendon_flags(mjm, enabled),
             joint_equality=has_equality(_EQ.mjEQ_JOINT),
             body_equality=has_equality(_EQ.mjEQ_CONNECT, _EQ.mjEQ_WELD),
@@ -245,6 +230,9 @@ class Workspace:
             that acts along a tendon adds its own, `tendon_vjp` carries them to joints and bodies.
         system: view of Data whose M is the integrator's matrix.
         free_body_fluid: the fluid's part of the integrator's blocks, (nworld, free bodies).
+        contact_point, contact_rotation: cotangents of contact points and of rotations of their
+            frames, (naconmax,); adj_M, adj_qH: of the diagonals of M and qH, (nworld, nv). See
+            `discrete_vjp`; empty for other integrators.
     """
 
     mu: wp.array
@@ -294,6 +282,11 @@ class Workspace:
         )
         nfree = m.body_freeadr.size if flags.free_bodies and flags.implicit_fluid else 0
         self.free_body_fluid = wp.zeros((d.nworld, nfree), dtype=mat66)
+        discrete = m.opt.integrator == mujoco.mjtIntegrator.mjINT_DISCRETE
+        self.contact_point = wp.zeros(discrete * d.naconmax, dtype=wp.vec3)
+        self.contact_rotation = wp.zeros_like(self.contact_point)
+        self.adj_M = wp.zeros((discrete * d.nworld, m.nv), dtype=float)
+        self.adj_qH = wp.zeros_like(self.adj_M)
         self.rungekutta4: RungeKutta4 | None = None
         if m.opt.integrator == mujoco.mjtIntegrator.mjINT_RK4:
             self.rungekutta4 = RungeKutta4(
