@@ -16,7 +16,7 @@ import numpy as np
 import warp as wp
 
 from . import finite_diff as fd
-from .check import colliding_pairs
+from .check_contact import colliding_pairs
 from .step import Physics
 
 INPUTS = ("qpos", "qvel", "act", "ctrl")

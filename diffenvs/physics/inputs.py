@@ -8,7 +8,8 @@ import mujoco
 import numpy as np
 import warp as wp
 
-from .check import UnsupportedFeature, colliding_pairs
+from .check import UnsupportedFeature
+from .check_contact import colliding_pairs
 
 if TYPE_CHECKING:
     from .step import Physics, State
