@@ -47,7 +47,7 @@ _MAX_AUTO_DENSE_NV = 32  # above, jacobian = auto means sparse to mujoco_warp
 # worst errors of 4e-2 where 50 give 1e-4.
 _MIN_ITERATIONS = {"iterations": 4, "ls_iterations": 4}
 _MAX_TOLERANCE = 1e-5
-_MIN_ITERATIONS_CG = {"iterations": 50, "ls_iterations": 20}
+_MIN_ITERATIONS_CG = {"iterations": 50, "ls_iterations": 4}
 _MAX_TOLERANCE_CG = 1e-6
 # Rows of a pyramid grow like 1 / friction^2 against the rest of the Hessian; in single precision
 # so does the gradient's error: 1e-3 at 0.1, 1e-1 at 0.02.
