@@ -326,11 +326,15 @@ def _passive_forces(mjm: mujoco.MjModel) -> Iterator[str]:
         return
     for i in np.flatnonzero(mjm.geom_fluid.reshape(mjm.ngeom, -1)[:, 0]).tolist():
         yield f"{_geom(mjm, i)} has fluidshape ellipsoid: set fluidshape to none"
-    if mjm.opt.integrator == mujoco.mjtIntegrator.mjINT_IMPLICITFAST:
+    if mjm.opt.integrator in (
+        mujoco.mjtIntegrator.mjINT_IMPLICITFAST,
+        mujoco.mjtIntegrator.mjINT_DISCRETE,
+    ):
         for i in _uncoupled_bodies(mjm):
             yield (
                 f"{_name(mjm, 'body', i)} has joints that its inertia does not couple but the "
-                "fluid does, which implicitfast leaves out: set integrator to Euler or RK4"
+                "fluid does, which implicitfast and discrete leave out: set integrator to Euler or "
+                "RK4"
             )
 
 

@@ -16,6 +16,8 @@ and under implicitfast, whose `E` holds `-J^T D J`, with `t = a - z`:
 
     x_w -= h D t;   x_a -= h D w;   x_z += h D w;   x_v -= h D' w t
 
+and under discrete, whose matrix holds `-h J^T D J`, the same with `mu` for `w`, and `t = a`.
+
 `free_body_fluid` gives `-h J^T D J` of trees that are one free body, which `integrator_vjp` solves
 by themselves. Derivation: `DERIVATION.md`, section 8. Not covered: the ellipsoid model.
 """
@@ -242,6 +244,8 @@ def free_body_fluid(m: mjw.Model, s: Substep, ws: Workspace) -> None:
 def fluid_vjp(m: mjw.Model, flags: Flags, s: Substep, ws: Workspace) -> None:
     """Adjoint of the fluid's forces."""
     d = s.d
+    # under discrete there is no pair, so that z is zero and nobody reads x_z
+    w, x_w = (ws.mu, ws.x_mu) if flags.discrete else (ws.w, ws.x_w)
     wp.launch(
         _fluid_vjp,
         dim=(d.nworld, m.nbody),
@@ -260,8 +264,8 @@ def fluid_vjp(m: mjw.Model, flags: Flags, s: Substep, ws: Workspace) -> None:
             flags.implicit_fluid,
             ws.mu,
             ws.a,
-            ws.w,
+            w,
             ws.z,
         ],
-        outputs=[ws.x_mu, ws.x_a, ws.x_v, ws.x_w, ws.x_z, ws.y],
+        outputs=[ws.x_mu, ws.x_a, ws.x_v, x_w, ws.x_z, ws.y],
     )
