@@ -23,7 +23,7 @@ def check(mjm, states):
         assert name == "act" or np.linalg.norm(expected, axis=1).min() > 1e-6, "nothing to compare"
 
 
-@pytest.mark.parametrize("integrator", feature_models.INTEGRATORS)
+@pytest.mark.parametrize("integrator", ["euler", "implicitfast", "rk4"])
 def test_step_vjp_vs_central_differences_passive(integrator):
     """Every passive force of joints and bodies is differentiated, with every integrator."""
     mjm = passive_models.load(integrator)
