@@ -390,7 +390,13 @@ UNDER_DISCRETE = {
         {"extra": '<equality><joint name="e" joint1="h" joint2="s"/></equality>'},
         "equality 'e' is a constraint under discrete",
     ),
-    "fluid": ({"option": 'density="1.2"'}, "option density = 1.2 under discrete"),
+    "fluid": (
+        {
+            "option": 'density="1.2"',
+            "world": '<body name="brick"><freejoint/><geom type="box" size="1 2 3"/></body>',
+        },
+        "body 'brick' has joints that its inertia does not couple but the fluid does",
+    ),
 }
 
 

@@ -47,7 +47,7 @@ _MAX_AUTO_DENSE_NV = 32  # above, jacobian = auto means sparse to mujoco_warp
 # worst errors of 4e-2 where 50 give 1e-4.
 _MIN_ITERATIONS = {"iterations": 4, "ls_iterations": 4}
 _MAX_TOLERANCE = 1e-5
-_MIN_ITERATIONS_CG = {"iterations": 50, "ls_iterations": 20}
+_MIN_ITERATIONS_CG = {"iterations": 50, "ls_iterations": 4}
 _MAX_TOLERANCE_CG = 1e-6
 
 
@@ -298,21 +298,24 @@ def _passive_forces(mjm: mujoco.MjModel) -> Iterator[str]:
         return
     for i in np.flatnonzero(mjm.geom_fluid.reshape(mjm.ngeom, -1)[:, 0]).tolist():
         yield f"{_geom(mjm, i)} has fluidshape ellipsoid: set fluidshape to none"
-    if mjm.opt.integrator == mujoco.mjtIntegrator.mjINT_IMPLICITFAST:
-        for i in _uncoupled_bodies(mjm):
+    discrete = mjm.opt.integrator == mujoco.mjtIntegrator.mjINT_DISCRETE
+    if discrete or mjm.opt.integrator == mujoco.mjtIntegrator.mjINT_IMPLICITFAST:
+        for i in _uncoupled_bodies(mjm, but_free=not discrete):
             yield (
                 f"{_name(mjm, 'body', i)} has joints that its inertia does not couple but the "
-                "fluid does, which implicitfast leaves out: set integrator to Euler or RK4"
+                "fluid does, which implicitfast and discrete leave out: set integrator to Euler or "
+                "RK4"
             )
 
 
-def _uncoupled_bodies(mjm: mujoco.MjModel) -> list[int]:
-    """Bodies of several dofs with a diagonal inertia, besides free and ball joints."""
+def _uncoupled_bodies(mjm: mujoco.MjModel, but_free: bool) -> list[int]:
+    """Bodies of several dofs with a diagonal inertia, perhaps besides free and ball joints."""
     found = []
     for i in np.flatnonzero(mjm.body_simple).tolist():
         rotations = (int(_JOINT.mjJNT_FREE), int(_JOINT.mjJNT_BALL))
         first, count = mjm.body_jntadr[i], mjm.body_jntnum[i]
-        if count > 1 and not np.isin(mjm.jnt_type[first : first + count], rotations).all():
+        free = np.isin(mjm.jnt_type[first : first + count], rotations).all()
+        if mjm.body_dofnum[i] > 1 and not (but_free and free):
             found.append(i)
     return found
 
