@@ -18,9 +18,9 @@ is wrong. So two oracles are taken:
               precision trajectory (as if float64 were put back onto it after every step); counts
               wherever no step is at a kink, so that it says something of nearly every rollout
 
-With pyramidal cones neither counts where a steep capsule touches a plane on the way: mujoco_warp
-then has another friction pyramid than C MuJoCo, hence takes another step. A model whose legs are
-steep capsules, like an ant, is better compared with elliptic cones.
+With pyramidal cones neither counts where a steep capsule touches a plane on the way and makes the
+step of mujoco_warp, which has another friction pyramid there, another one than that of C MuJoCo. A
+model whose legs are steep capsules, like an ant, is better compared with elliptic cones.
 """
 
 import concurrent.futures as futures
@@ -37,6 +37,7 @@ from .step import Physics
 
 ERROR, COSINE = 1e-2, 0.9999  # what is promised of rollouts that compare
 _EPS = (1e-6, 1e-5)  # widths of the free differences
+_STEP = 1e-4  # of the relative error of a state after a step; beyond, the steps differ
 _DOUBT = 1e-3  # where the two widths disagree more, they prove nothing
 
 
@@ -87,7 +88,7 @@ def make_loop(mjm: mujoco.MjModel, n: int, horizon: int, seed: int = 0) -> Loop:
 class RolloutAccuracy:
     """Gradients of n rollouts by their actions, (n, T, nu) each; which of them compare, (n,).
 
-    `steep` are those with a steep capsule on the way, (n,), which never compare.
+    `steep` are those that a steep capsule leads elsewhere, (n,), which never compare.
     """
 
     ours: np.ndarray
@@ -215,7 +216,11 @@ def _oracles(mjm, xs, loop, nstep):
             gradient[t, i] = (values[0] - values[1]) / (2 * eps)
         gradients.append(gradient)
     same &= fd.relative_error(gradients[1], gradients[0]) < _DOUBT
-    steep = any(run.is_steep(x) for x in xs)
+    steep = any(
+        run.is_steep(xs[t])
+        and fd.relative_error(xs[t + 1], run.play(xs[t], t, loop.actions[: t + 1])[0][1]) > _STEP
+        for t in range(len(xs) - 1)
+    )
     return gradients[0], followed, same and not steep, smooth and not steep, steep
 
 
@@ -252,7 +257,7 @@ class _Rollout:
         return self._step(x, self.loop.actions[t])[1]
 
     def is_steep(self, x):
-        """Whether a steep capsule makes the step from x another one in mujoco_warp."""
+        """Whether a steep capsule touches a plane at x, with pyramidal cones."""
         if self.mjm.opt.cone != mujoco.mjtCone.mjCONE_PYRAMIDAL:
             return False
         d = self.data
