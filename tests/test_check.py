@@ -124,8 +124,11 @@ REFUSED = {
         "tendon 't' has a spring that yields",
     ),
     "tendon force": (
-        lambda: tendon('actuatorfrclimited="true" actuatorfrcrange="-1 1"'),
-        "tendon 't' has actuatorfrcrange",
+        lambda: build(
+            extra=TENDON.format('actuatorfrclimited="true" actuatorfrcrange="-1 1"')
+            + '<actuator><motor tendon="t"/><motor tendon="t" gear="2"/></actuator>'
+        ),
+        "tendon 't' has actuatorfrcrange and several actuators of which one",
     ),
     "on body": (
         lambda: actuator('<adhesion name="act" body="link" ctrlrange="0 1"/>'),
@@ -149,12 +152,19 @@ REFUSED = {
         ),
         "actuator 'act' has dyntype filterexact under RK4",
     ),
-    "force range on site": (
+    "force range on tendon": (
         lambda: build(
             joint='actuatorfrcrange="-1 1"',
-            extra='<actuator><motor name="act" site="here"/></actuator>',
+            extra='<actuator><motor name="act" tendon="t"/></actuator>' + TENDON.format(""),
         ),
-        "joint 'h' has actuatorfrcrange in a model with actuators at sites or tendons",
+        "joint 'h' has actuatorfrcrange and is driven through a site or tendon",
+    ),
+    "clamped without actuation": (
+        lambda: build(
+            extra=OFF.format("actuation")
+            + '<actuator><intvelocity name="act" joint="h" actrange="-1 1"/></actuator>',
+        ),
+        "actuator 'act' has an actrange and option disableflags has mjDSBL_ACTUATION",
     ),
     "force range and gravcomp": (
         lambda: build(joint='actuatorfrcrange="-1 1" actuatorgravcomp="true"'),
@@ -176,7 +186,17 @@ REFUSED = {
             'coef="1"/></fixed></tendon><actuator><muscle name="act" tendon="t" '
             'lengthrange="0 1"/></actuator>',
         ),
-        "actuator 'act' couples joints of two branches by a force that depends on velocity",
+        "actuator 'act' couples joints that the mass matrix does not, by a force that depends on",
+    ),
+    "implicit sliders": (
+        lambda: build(
+            'integrator="implicitfast"',
+            world='<body><joint type="slide" axis="1 0 0"/><joint type="slide" axis="0 1 0"/>'
+            '<geom size="0.1"/><site name="slider"/></body>',
+            extra='<actuator><position name="act" site="slider" refsite="here" gear="1 1 0 0 0 0" '
+            'kv="1"/></actuator>',
+        ),
+        "actuator 'act' couples joints that the mass matrix does not, by a force that depends on",
     ),
     "pid": (lambda: actuator('<pid name="act" joint="h"/>'), "actuator 'act' has actuator_"),
     "delay": (
@@ -370,7 +390,13 @@ UNDER_DISCRETE = {
         {"extra": '<equality><joint name="e" joint1="h" joint2="s"/></equality>'},
         "equality 'e' is a constraint under discrete",
     ),
-    "fluid": ({"option": 'density="1.2"'}, "option density = 1.2 under discrete"),
+    "fluid": (
+        {
+            "option": 'density="1.2"',
+            "world": '<body name="brick"><freejoint/><geom type="box" size="1 2 3"/></body>',
+        },
+        "body 'brick' has joints that its inertia does not couple but the fluid does",
+    ),
 }
 
 

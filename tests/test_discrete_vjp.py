@@ -45,9 +45,10 @@ def test_discrete_vjp_vs_central_differences_arm(change, cone):
     check(mjm, feature_models.states(mjm, NUM_STATES, seed=3))
 
 
-def test_discrete_vjp_vs_central_differences_free_bodies():
+@pytest.mark.parametrize("name", ["landing", "cluster"])
+def test_discrete_vjp_vs_central_differences_free_bodies(name):
     """Free bodies that spin fast, with and without contacts: gyroscopic forces are implicit."""
-    mjm = feature_models.load("landing", "discrete")
+    mjm = feature_models.load(name, "discrete")
     mjm.dof_damping[3:6] = 0.02
     states = feature_models.states(mjm, NUM_STATES, seed=1)
     turning = np.tile([1, 1, 1, 10, 10, 10], mjm.nv // 6)

@@ -30,7 +30,7 @@ def test_step_vjp_vs_central_differences_passive_flags(flags):
     assert_accurate(mjm, states)
 
 
-@pytest.mark.parametrize("integrator", feature_models.INTEGRATORS)
+@pytest.mark.parametrize("integrator", ["euler", "implicitfast", "rk4"])
 def test_step_vjp_vs_central_differences_swimmer(integrator):
     """Gymnasium's Swimmer, which moves by the drag of a dense fluid."""
     mjm = load_gymnasium("swimmer", integrator, "pyramidal")

@@ -63,7 +63,7 @@ def test_gripper_holds(parts):
         ({}, "implicitfast"),
         pytest.param({"feet": "capsule", "actuators": "servo"}, "euler", marks=slow),
         pytest.param({"feet": "capsule", "hands": False}, "rk4", marks=slow),
-        pytest.param({}, "discrete", marks=[slow, later]),
+        pytest.param({}, "discrete", marks=slow),
     ],
 )
 def test_humanoid_gradients(parts, integrator):
@@ -82,7 +82,7 @@ def test_humanoid_gradients(parts, integrator):
         pytest.param({"actuators": "servo", "fingers": "equality"}, "euler", marks=slow),
         pytest.param({"fingertips": "sphere", "object": "sphere"}, "rk4", marks=slow),
         pytest.param({"fingertips": "box", "object": "box"}, "euler", marks=[slow, later]),
-        pytest.param({}, "discrete", marks=[slow, later]),
+        pytest.param({}, "discrete", marks=slow),
     ],
 )
 def test_gripper_gradients(parts, integrator):

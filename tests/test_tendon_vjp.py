@@ -116,12 +116,6 @@ REFUSED = {
         "mjINT_EULER",
         "tendon 't' (spatial) has armature and couples joints that the mass matrix does not",
     ),
-    "force range": (
-        'actuatorfrcrange="-1 1"',
-        "",
-        "mjINT_EULER",
-        "tendon 't' has actuatorfrcrange: remove",
-    ),
     "yield": (
         'stiffness="1" springyield="1"',
         "",

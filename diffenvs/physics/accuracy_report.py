@@ -102,6 +102,7 @@ def rollout_lines(summary: dict[str, dict]) -> str:
     lines = []
     for oracle, found in summary.items():
         head = f"    rollouts, {oracle:8}: {found['compared']} of {found['of']} compare"
+        head += f", {found['steep']} are steep" if found["steep"] else ""
         for which in ("those", "all"):
             if which in found:
                 *marks, cosine = found[which]

@@ -47,7 +47,7 @@ _MAX_AUTO_DENSE_NV = 32  # above, jacobian = auto means sparse to mujoco_warp
 # worst errors of 4e-2 where 50 give 1e-4.
 _MIN_ITERATIONS = {"iterations": 4, "ls_iterations": 4}
 _MAX_TOLERANCE = 1e-5
-_MIN_ITERATIONS_CG = {"iterations": 50, "ls_iterations": 20}
+_MIN_ITERATIONS_CG = {"iterations": 50, "ls_iterations": 4}
 _MAX_TOLERANCE_CG = 1e-6
 
 
@@ -125,7 +125,6 @@ _ONLY = {
     "geom_plugin": ("geom", -1, "a plugin", "remove the plugin"),
     "tendon_springyield": ("tendon", 0, "a spring that yields", "set springyield to 0"),
     "tendon_plasticadr": ("tendon", -1, "a plastic spring", "set springyield to 0"),
-    "tendon_actfrclimited": ("tendon", 0, "actuatorfrcrange", "remove actuatorfrcrange"),
     "actuator_plugin": ("actuator", -1, "a plugin", "remove the plugin"),
     "actuator_delay": ("actuator", 0, "a delay", "set delay to 0"),
     "actuator_history": ("actuator", 0, "a history of controls", "set nsample to 0"),
@@ -203,13 +202,13 @@ _FIELDS_FREE = set(
     jnt_bodyid jnt_dofadr jnt_group jnt_limited jnt_margin jnt_pos jnt_qposadr jnt_range
     jnt_solimp jnt_solref jnt_stiffness jnt_stiffnesspoly jnt_user names names_map pair_adhesion
     pair_dim pair_friction pair_gap pair_geom1 pair_geom2 pair_margin pair_signature pair_solimp
-    pair_solref pair_solreffriction paths qpos0 qpos_spring signature tendon_actfrcrange
-    tendon_actuatorid tendon_adr tendon_armature tendon_damping tendon_dampingpoly
-    tendon_frictionloss tendon_group tendon_invweight0 tendon_length0 tendon_lengthspring
-    tendon_limited tendon_margin tendon_matid tendon_num tendon_range tendon_rgba
-    tendon_solimp_fri tendon_solimp_lim tendon_solref_fri tendon_solref_lim tendon_stiffness
-    tendon_stiffnesspoly tendon_treeid tendon_treenum tendon_type tendon_user tendon_width
-    tree_bodyadr tree_bodynum tree_dofadr tree_dofnum tree_sleep_policy""".split()
+    pair_solref pair_solreffriction paths qpos0 qpos_spring signature tendon_actfrclimited
+    tendon_actfrcrange tendon_actuatorid tendon_adr tendon_armature tendon_damping
+    tendon_dampingpoly tendon_frictionloss tendon_group tendon_invweight0 tendon_length0
+    tendon_lengthspring tendon_limited tendon_margin tendon_matid tendon_num tendon_range
+    tendon_rgba tendon_solimp_fri tendon_solimp_lim tendon_solref_fri tendon_solref_lim
+    tendon_stiffness tendon_stiffnesspoly tendon_treeid tendon_treenum tendon_type tendon_user
+    tendon_width tree_bodyadr tree_bodynum tree_dofadr tree_dofnum tree_sleep_policy""".split()
 )
 # Elements that exert no force (or, for flex_, must not exist), sizes and derived indices.
 _PREFIXES_FREE = tuple(
@@ -299,21 +298,24 @@ def _passive_forces(mjm: mujoco.MjModel) -> Iterator[str]:
         return
     for i in np.flatnonzero(mjm.geom_fluid.reshape(mjm.ngeom, -1)[:, 0]).tolist():
         yield f"{_geom(mjm, i)} has fluidshape ellipsoid: set fluidshape to none"
-    if mjm.opt.integrator == mujoco.mjtIntegrator.mjINT_IMPLICITFAST:
-        for i in _uncoupled_bodies(mjm):
+    discrete = mjm.opt.integrator == mujoco.mjtIntegrator.mjINT_DISCRETE
+    if discrete or mjm.opt.integrator == mujoco.mjtIntegrator.mjINT_IMPLICITFAST:
+        for i in _uncoupled_bodies(mjm, but_free=not discrete):
             yield (
                 f"{_name(mjm, 'body', i)} has joints that its inertia does not couple but the "
-                "fluid does, which implicitfast leaves out: set integrator to Euler or RK4"
+                "fluid does, which implicitfast and discrete leave out: set integrator to Euler or "
+                "RK4"
             )
 
 
-def _uncoupled_bodies(mjm: mujoco.MjModel) -> list[int]:
-    """Bodies of several dofs with a diagonal inertia, besides free and ball joints."""
+def _uncoupled_bodies(mjm: mujoco.MjModel, but_free: bool) -> list[int]:
+    """Bodies of several dofs with a diagonal inertia, perhaps besides free and ball joints."""
     found = []
     for i in np.flatnonzero(mjm.body_simple).tolist():
         rotations = (int(_JOINT.mjJNT_FREE), int(_JOINT.mjJNT_BALL))
         first, count = mjm.body_jntadr[i], mjm.body_jntnum[i]
-        if count > 1 and not np.isin(mjm.jnt_type[first : first + count], rotations).all():
+        free = np.isin(mjm.jnt_type[first : first + count], rotations).all()
+        if mjm.body_dofnum[i] > 1 and not (but_free and free):
             found.append(i)
     return found
 

@@ -31,9 +31,6 @@ def check_discrete(
         yield f"{name_of(mjm, 'tendon', i)} exerts a force {_ADVICE}"
     for i in range(mjm.neq):
         yield f"{name_of(mjm, 'equality', i)} is a constraint {_ADVICE}"
-    for field in ("density", "viscosity"):
-        if getattr(mjm.opt, field):
-            yield f"option {field} = {getattr(mjm.opt, field):g} {_ADVICE}"
 
 
 def _is_affine(mjm: mujoco.MjModel) -> np.ndarray:

@@ -16,6 +16,8 @@ and under implicitfast, whose `E` holds `-J^T D J`, with `t = a - z`:
 
     x_w -= h D t;   x_a -= h D w;   x_z += h D w;   x_v -= h D' w t
 
+and under discrete, whose matrix holds `-h J^T D J`, the same with `mu` for `w`, and `t = a`.
+
 `free_body_fluid` gives `-h J^T D J` of trees that are one free body, which `integrator_vjp` solves
 by themselves. Derivation: `DERIVATION.md`, section 8. Not covered: the ellipsoid model.
 """
@@ -34,7 +36,7 @@ _MINVAL = wp.constant(float(mujoco.mjMINVAL))
 
 
 @wp.func
-def _box(mass: float, inertia: wp.vec3) -> wp.vec3:
+def inertia_box(mass: float, inertia: wp.vec3) -> wp.vec3:
     """Edges of the box that has this mass and these moments of inertia."""
     edges = wp.vec3()
     for i in range(3):
@@ -44,7 +46,7 @@ def _box(mass: float, inertia: wp.vec3) -> wp.vec3:
 
 
 @wp.func
-def _viscous(box: wp.vec3, viscosity: float) -> wp.spatial_vector:
+def viscous(box: wp.vec3, viscosity: float) -> wp.spatial_vector:
     """`c`: the coefficients of the velocity."""
     d = (box[0] + box[1] + box[2]) / 3.0
     turn = -wp.pi * d * d * d * viscosity
@@ -53,7 +55,7 @@ def _viscous(box: wp.vec3, viscosity: float) -> wp.spatial_vector:
 
 
 @wp.func
-def _inertial(box: wp.vec3, density: float) -> wp.spatial_vector:
+def inertial(box: wp.vec3, density: float) -> wp.spatial_vector:
     """`q`: the coefficients of the velocity times its absolute value."""
     q = wp.spatial_vector()
     for i in range(3):
@@ -65,7 +67,7 @@ def _inertial(box: wp.vec3, density: float) -> wp.spatial_vector:
 
 
 @wp.func
-def _inertia_axes(xmat: wp.mat33, iquat: wp.quat) -> wp.mat33:
+def inertia_axes(xmat: wp.mat33, iquat: wp.quat) -> wp.mat33:
     """World orientation of the inertia; MuJoCo's quaternions begin with the scalar."""
     s = iquat[0]
     r = wp.vec3(iquat[1], iquat[2], iquat[3])
@@ -75,14 +77,14 @@ def _inertia_axes(xmat: wp.mat33, iquat: wp.quat) -> wp.mat33:
 
 
 @wp.func
-def _local(axes: wp.mat33, com: wp.vec3, z: wp.spatial_vector) -> wp.spatial_vector:
+def local_twist(axes: wp.mat33, com: wp.vec3, z: wp.spatial_vector) -> wp.spatial_vector:
     """A twist in the axes of the inertia, at the centre of mass."""
     transposed = wp.transpose(axes)
     return wp.spatial_vector(transposed @ ang(z), transposed @ velocity_at(z, com))
 
 
 @wp.func
-def _world(axes: wp.mat33, com: wp.vec3, l: wp.spatial_vector) -> wp.spatial_vector:
+def world_wrench(axes: wp.mat33, com: wp.vec3, l: wp.spatial_vector) -> wp.spatial_vector:
     """The wrench about `o` of a torque and a force at the centre of mass in those axes."""
     return wrench(com, axes @ lin(l), axes @ ang(l))
 
@@ -125,20 +127,18 @@ def _fluid_vjp(
     wind = opt_wind[worldid % opt_wind.shape[0]]
     cinert = cinert_in[worldid, bodyid]
     com = wp.vec3(cinert[6], cinert[7], cinert[8]) / cinert[9]
-    axes = _inertia_axes(
-        xmat_in[worldid, bodyid], body_iquat[worldid % body_iquat.shape[0], bodyid]
-    )
-    box = _box(mass, body_inertia[worldid % body_inertia.shape[0], bodyid])
-    c = _viscous(box, opt_viscosity[worldid % opt_viscosity.shape[0]])
-    q = _inertial(box, opt_density[worldid % opt_density.shape[0]])
+    axes = inertia_axes(xmat_in[worldid, bodyid], body_iquat[worldid % body_iquat.shape[0], bodyid])
+    box = inertia_box(mass, body_inertia[worldid % body_inertia.shape[0], bodyid])
+    c = viscous(box, opt_viscosity[worldid % opt_viscosity.shape[0]])
+    q = inertial(box, opt_density[worldid % opt_density.shape[0]])
     still = wp.spatial_vector(wp.vec3(0.0), wind)
-    v = _local(axes, com, cvel_in[worldid, bodyid] - still)
-    mu = _local(axes, com, mu_in[worldid, bodyid])
+    v = local_twist(axes, com, cvel_in[worldid, bodyid] - still)
+    mu = local_twist(axes, com, mu_in[worldid, bodyid])
     w = wp.spatial_vector()
     t = wp.spatial_vector()
     if implicit:
-        w = _local(axes, com, w_in[worldid, bodyid])
-        t = _local(axes, com, a_in[worldid, bodyid] - z_in[worldid, bodyid])
+        w = local_twist(axes, com, w_in[worldid, bodyid])
+        t = local_twist(axes, com, a_in[worldid, bodyid] - z_in[worldid, bodyid])
 
     force = wp.spatial_vector()
     d_mu = wp.spatial_vector()
@@ -151,14 +151,14 @@ def _fluid_vjp(
         d_w[i] = h * slope * w[i]
         d_t[i] = h * slope * t[i]
 
-    x_mu_io[worldid, bodyid] -= _world(axes, com, force)
-    x_v = -_world(axes, com, d_mu)
+    x_mu_io[worldid, bodyid] -= world_wrench(axes, com, force)
+    x_v = -world_wrench(axes, com, d_mu)
     x_v_io[worldid, bodyid] += x_v
     y_io[worldid, bodyid] += wp.spatial_vector(wp.cross(wind, lin(x_v)), wp.vec3(0.0))
     if implicit:
-        x_w_io[worldid, bodyid] -= _world(axes, com, d_t)
-        x_a_io[worldid, bodyid] -= _world(axes, com, d_w)
-        x_z_io[worldid, bodyid] += _world(axes, com, d_w)
+        x_w_io[worldid, bodyid] -= world_wrench(axes, com, d_t)
+        x_a_io[worldid, bodyid] -= world_wrench(axes, com, d_w)
+        x_z_io[worldid, bodyid] += world_wrench(axes, com, d_w)
 
 
 @wp.kernel
@@ -195,17 +195,17 @@ def _free_body_fluid(
         if body_rootid[bodyid] == rootid and mass >= _MINVAL:
             cinert = cinert_in[worldid, bodyid]
             com = wp.vec3(cinert[6], cinert[7], cinert[8]) / cinert[9]
-            axes = _inertia_axes(
+            axes = inertia_axes(
                 xmat_in[worldid, bodyid], body_iquat[worldid % body_iquat.shape[0], bodyid]
             )
-            box = _box(mass, body_inertia[worldid % body_inertia.shape[0], bodyid])
-            c = _viscous(box, opt_viscosity[worldid % opt_viscosity.shape[0]])
-            q = _inertial(box, opt_density[worldid % opt_density.shape[0]])
-            v = _local(axes, com, cvel_in[worldid, bodyid] - still)
+            box = inertia_box(mass, body_inertia[worldid % body_inertia.shape[0], bodyid])
+            c = viscous(box, opt_viscosity[worldid % opt_viscosity.shape[0]])
+            q = inertial(box, opt_density[worldid % opt_density.shape[0]])
+            v = local_twist(axes, com, cvel_in[worldid, bodyid] - still)
             for r in range(6):
-                jr = _local(axes, com, cdof_in[worldid, adr + r])
+                jr = local_twist(axes, com, cdof_in[worldid, adr + r])
                 for k in range(6):
-                    jk = _local(axes, com, cdof_in[worldid, adr + k])
+                    jk = local_twist(axes, com, cdof_in[worldid, adr + k])
                     for i in range(6):
                         slope = c[i] + 2.0 * q[i] * wp.abs(v[i])
                         fluid[r, k] -= h * slope * jr[i] * jk[i]
@@ -242,6 +242,8 @@ def free_body_fluid(m: mjw.Model, s: Substep, ws: Workspace) -> None:
 def fluid_vjp(m: mjw.Model, flags: Flags, s: Substep, ws: Workspace) -> None:
     """Adjoint of the fluid's forces."""
     d = s.d
+    # under discrete there is no pair, so that z is zero and nobody reads x_z
+    w, x_w = (ws.mu, ws.x_mu) if flags.discrete else (ws.w, ws.x_w)
     wp.launch(
         _fluid_vjp,
         dim=(d.nworld, m.nbody),
@@ -260,8 +262,8 @@ def fluid_vjp(m: mjw.Model, flags: Flags, s: Substep, ws: Workspace) -> None:
             flags.implicit_fluid,
             ws.mu,
             ws.a,
-            ws.w,
+            w,
             ws.z,
         ],
-        outputs=[ws.x_mu, ws.x_a, ws.x_v, ws.x_w, ws.x_z, ws.y],
+        outputs=[ws.x_mu, ws.x_a, ws.x_v, x_w, ws.x_z, ws.y],
     )

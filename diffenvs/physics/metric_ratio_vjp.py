@@ -262,8 +262,9 @@ def _contact_ratio_vjp(
         x2 = wrench(p2, row0, wp.vec3(0.0))
         weld1 = body_weldid[body1]
         weld2 = body_weldid[body2]
-        leaf1 = wp.where(weld1 > 0, body_dofadr[weld1] + body_dofnum[weld1] - 1, -1)
-        leaf2 = wp.where(weld2 > 0, body_dofadr[weld2] + body_dofnum[weld2] - 1, -1)
+        # a body that never moves (the world, a mocap body) has no dof, and address -1
+        leaf1 = wp.max(body_dofadr[weld1] + body_dofnum[weld1] - 1, -1)
+        leaf2 = wp.max(body_dofadr[weld2] + body_dofnum[weld2] - 1, -1)
         dof1 = leaf1
         dof2 = leaf2
         while dof1 != dof2:

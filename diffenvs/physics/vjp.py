@@ -21,6 +21,7 @@ from .constraint_vjp import limit_vjp
 from .contact_vjp import contact_vjp
 from .discrete_vjp import discrete_vjp, free_body_vjp
 from .equality_vjp import equality_vjp
+from .fluid_ratio_vjp import fluid_ratio_vjp
 from .fluid_vjp import fluid_vjp
 from .friction_vjp import friction_vjp
 from .gravcomp_vjp import gravcomp_vjp
@@ -93,6 +94,8 @@ def forward_vjp(
     if flags.discrete:
         metric_ratio_vjp(m, flags, s, ws, adj)
         discrete_vjp(m, flags, s, ws, adj)
+        if flags.implicit_fluid:
+            fluid_ratio_vjp(m, s, ws, adj)
     contact_vjp(m, flags, s, ws)
     if flags.tendon:
         if flags.tendon_passive:

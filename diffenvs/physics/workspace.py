@@ -87,7 +87,7 @@ class Flags:
         passive = spring or damper
         gravity = enabled(_DSBL.mjDSBL_GRAVITY)
         fluid = passive and bool(mjm.opt.density or mjm.opt.viscosity)
-        implicit_fluid = implicitfast and implicit and fluid
+        implicit_fluid = (discrete or (implicitfast and implicit)) and fluid
         pair = damped or implicit_actuation or (implicitfast and free_bodies)
         general = actuation and not bool(is_plain(mjm).all())
         implicit_matrix = implicitfast and (
