@@ -27,6 +27,10 @@ _OVERFLOW = {
     " world, shared by all worlds)",
     mjw.OverflowType.NARROWPHASE: "contacts do not fit; raise nconmax (now {p.nconmax} per world,"
     " shared by all worlds)",
+    mjw.OverflowType.CCD: "pairs of convex geoms do not fit; raise nconmax (now {p.nconmax} per"
+    " world, shared by all worlds)",
+    mjw.OverflowType.EPA_HORIZON: "the search for the depth of two convex geoms ran out of memory;"
+    " use meshes of fewer faces",
 }
 _GEOM = mujoco.mjtGeom
 # pairs that may touch in several points; all others touch in one
