@@ -63,6 +63,22 @@ def test_discrete_vjp_vs_central_differences_passive():
     check(mjm, states._replace(ncon=np.ones(NUM_STATES)))
 
 
+COUPLED = """
+  <equality>
+    <joint joint1="elbow" joint2="wrist" polycoef="0.1 0.6 0.5 -0.4 0.3" solref="0.003 1"
+           solimp="0.7 0.96 0.3 0.4 2"/>
+    <joint joint1="swing" polycoef="0.2" solimp="0.5 0.9 0.5 0.4 2"/>
+  </equality>
+</mujoco>"""
+
+
+def test_discrete_vjp_vs_central_differences_equality():
+    """Joints that follow another joint, or a constant."""
+    mjm = mujoco.MjModel.from_xml_string(feature_models.ARM.replace("</mujoco>", COUPLED))
+    mjm.opt.integrator = mujoco.mjtIntegrator.mjINT_DISCRETE
+    check(mjm, feature_models.states(mjm, NUM_STATES, seed=3))
+
+
 FILTERED = """
     <general joint="swing" dyntype="filter" dynprm="0.1" gainprm="6" biastype="affine"
              biasprm="0 -6 -0.5"/>
