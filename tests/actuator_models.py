@@ -3,7 +3,7 @@
     arm    hinges, a slide, a ball joint in two branches, and a free body: transmissions of every
            kind; gains and biases of every kind; activations of every kind; clamps of control,
            activation and force, `actearly`
-    limb   hinges whose `actuatorfrcrange` clamps the sum of their actuators
+    limb   hinges and tendons whose `actuatorfrcrange` clamps the sum of their actuators
 
 States are drawn at random; the accelerations are large.
 """
@@ -116,13 +116,30 @@ LIMB = """
         <geom fromto="0 0 0 0.3 0.1 0" mass="0.5"/>
       </body>
     </body>
+    <body pos="0.3 0.1 0">
+      <joint name="ankle" axis="0 1 0" armature="0.02"/>
+      <geom fromto="0 0 0 0.1 0 0.1" mass="0.3"/>
+      <body pos="0.1 0 0.1">
+        <joint name="toe" axis="0 1 0.2" armature="0.02"/>
+        <geom fromto="0 0 0 0.1 0 0.1" mass="0.1"/>
+        <site name="toe" pos="0.1 0 0.1"/>
+      </body>
+    </body>
+    <site name="wall" pos="0.5 -0.2 0.4"/>
   </worldbody>
+  <tendon>
+    <fixed name="pull" actuatorfrcrange="-0.5 0.8"><joint joint="ankle" coef="1.3"/></fixed>
+    <spatial name="rope" actuatorfrcrange="-1 0.5"><site site="toe"/><site site="wall"/></spatial>
+  </tendon>
   <actuator>
     <motor joint="hip" gear="2"/>
     <position joint="hip" kp="3" kv="0.2"/>
     <damper joint="knee" kv="0.5" ctrlrange="0 2"/>
     <position joint="knee" kp="3" kv="0.2"/>
     <cylinder joint="knee" timeconst="0.1" area="2"/>
+    <position tendon="pull" gear="0.8" kp="1" kv="0.1"/>
+    <intvelocity tendon="pull" gear="0.8" kp="2" kv="0.1"/>
+    <position tendon="rope" kp="1" kv="0.2" forcerange="-2 0.4"/>
   </actuator>
 </mujoco>"""
 

@@ -50,15 +50,23 @@ _XML = f"""
 </mujoco>"""
 
 
-def load(pairs: list[tuple[str, str]], cone: str = "pyramidal", condim: int = 3):
-    """The model, in which only these pairs of named geoms may touch."""
-    mjm = mujoco.MjModel.from_xml_string(_XML)
+def load(
+    pairs: list[tuple[str, str]], cone: str = "pyramidal", condim: int = 3, explicit: str = ""
+) -> mujoco.MjModel:
+    """The model, in which only these pairs of named geoms may touch.
+
+    With `explicit`, attributes of a <pair>, they are such elements, else masks let them touch.
+    """
+    elements = "".join(f'<pair geom1="{a}" geom2="{b}" {explicit}/>' for a, b in pairs)
+    xml = _XML.replace("</mujoco>", f"<contact>{elements}</contact></mujoco>")
+    mjm = mujoco.MjModel.from_xml_string(xml if explicit else _XML)
     mjm.opt.cone = mujoco.mjtCone.__members__[f"mjCONE_{cone.upper()}"]
     mjm.geom_condim[:] = condim
     mjm.geom_contype[:] = mjm.geom_conaffinity[:] = 0
-    for bit, (first, second) in enumerate(pairs):
-        mjm.geom_contype[mjm.geom(first).id] |= 1 << bit
-        mjm.geom_conaffinity[mjm.geom(second).id] |= 1 << bit
+    if not explicit:
+        for bit, (first, second) in enumerate(pairs):
+            mjm.geom_contype[mjm.geom(first).id] |= 1 << bit
+            mjm.geom_conaffinity[mjm.geom(second).id] |= 1 << bit
     return mjm
 
 
@@ -69,7 +77,7 @@ def states(mjm: mujoco.MjModel, pairs: list[tuple[str, str]], n: int, seed: int 
     rows = []
     for pair in pairs:
         for i in range(n):
-            while not _touch(mjm, data, pair, rng) or not _settle(mjm, data, pair, rng, i % 2):
+            while not _touch(mjm, data, pair, rng, flat=i % 2 == 1):
                 pass
             none = np.zeros(0)
             parts = (data.qpos, data.qvel, none, none, data.qacc)
@@ -77,40 +85,59 @@ def states(mjm: mujoco.MjModel, pairs: list[tuple[str, str]], n: int, seed: int 
     return States(*(np.array(x) for x in zip(*rows, strict=True)))
 
 
-def _touch(mjm, data, pair, rng) -> bool:
-    """Draw poses at random; whether exactly the geoms of the pair touch, but not deeply."""
+def _touch(mjm, data, pair, rng, flat) -> bool:
+    """Draw poses at random; whether exactly the geoms of the pair touch, but not deeply.
+
+    With `flat` a geom lies or stands almost flat on the plane, where it touches in several points.
+    """
     mujoco.mj_resetData(mjm, data)
     for body in range(2):
         quat = rng.normal(size=4)
         data.qpos[7 * body + 3 : 7 * body + 7] = quat / np.linalg.norm(quat)
+    first, second = (mjm.geom(name).id for name in pair)
     moved = 7 * (pair[1][0] == "b")
+    if flat and pair[0] == "plane":
+        down = np.zeros(3)
+        mujoco.mju_rotVecQuat(down, np.array([0.0, 0, -1]), mjm.geom_quat[first])
+        data.qpos[moved + 3 : moved + 7] = _align(_flat_normal(mjm, second, rng), down, rng)
     data.qpos[7 - moved : 10 - moved] = (0, 0, 30)
     mujoco.mj_kinematics(mjm, data)
-    first, second = (mjm.geom(name).id for name in pair)
     away = rng.normal(size=3)
     if pair[0] == "plane":
         data.qpos[moved : moved + 3] = (*rng.normal(size=2) * 0.2, rng.uniform(-0.1, 0.8))
     else:
         away *= rng.uniform(0.08, 0.25) / np.linalg.norm(away)
         data.qpos[moved : moved + 3] = data.geom_xpos[first] - data.geom_xpos[second] + away
-    return _forward(mjm, data, pair, rng)
-
-
-def _settle(mjm, data, pair, rng, wanted) -> bool:
-    """Let a geom come to lie on the plane, where it touches in several points."""
-    if not wanted or pair[0] != "plane":
-        return True
-    damping = mjm.dof_damping.copy()
-    mjm.dof_damping[:] = 0.3
-    for _ in range(rng.integers(200, 600)):
-        mujoco.mj_step(mjm, data)
-    mjm.dof_damping[:] = damping
-    return _forward(mjm, data, pair, rng)
-
-
-def _forward(mjm, data, pair, rng) -> bool:
     data.qpos[:] = data.qpos.astype(np.float32)
     data.qvel[:] = (rng.normal(size=mjm.nv) * 0.7).astype(np.float32)
     mujoco.mj_forward(mjm, data)
     names = {mjm.geom(int(geom)).name for geom in data.contact.geom.ravel()}
     return names == set(pair) and -0.02 < data.contact.dist.min() < 0
+
+
+def _flat_normal(mjm, geom, rng) -> np.ndarray:
+    """A direction, in the frame of the body, in which the geom has a face or a straight line."""
+    normal = np.zeros(3)
+    if mjm.geom_type[geom] == mujoco.mjtGeom.mjGEOM_MESH.value:
+        mesh = mjm.geom_dataid[geom]
+        normal = mjm.mesh_polynormal[mjm.mesh_polyadr[mesh] + rng.integers(mjm.mesh_polynum[mesh])]
+    else:
+        normal[rng.integers(3)] = rng.choice((-1.0, 1.0))
+    turned = np.zeros(3)
+    mujoco.mju_rotVecQuat(turned, np.array(normal, float), mjm.geom_quat[geom])
+    return turned
+
+
+def _align(normal, down, rng) -> np.ndarray:
+    """A rotation that takes `normal` to `down`, up to a few hundredths."""
+    axis = np.cross(normal, down)
+    angle = np.arctan2(np.linalg.norm(axis), normal @ down)
+    quat, turn = np.array([1.0, 0, 0, 0]), rng.normal(size=3) * 0.03
+    mujoco.mju_quatIntegrate(quat, axis / np.linalg.norm(axis), angle)
+    spin = np.array([1.0, 0, 0, 0])
+    mujoco.mju_quatIntegrate(spin, down, rng.uniform(0, 6))
+    mujoco.mju_mulQuat(spin, spin.copy(), quat)
+    tilt = np.array([1.0, 0, 0, 0])
+    mujoco.mju_quatIntegrate(tilt, turn, 1.0)
+    mujoco.mju_mulQuat(quat, tilt, spin)
+    return quat

@@ -319,8 +319,8 @@ def _with_home(xml: str, pose: dict, height: float = 0.0, held: str = "") -> str
         if mjm.actuator_biastype[i] == mujoco.mjtBias.mjBIAS_AFFINE:  # a servo holds its pose
             is_joint = mjm.actuator_trntype[i] == mujoco.mjtTrn.mjTRN_JOINT
             adr = mjm.jnt_qposadr[mjm.actuator_trnid[i, 0]] if is_joint else 0
-            ctrl[i] = data.qpos[adr] if is_joint else pose["finger"]
-            ctrl[i] -= 0.01 * mjm.actuator(i).name.startswith("finger") * bool(held)
+            pulls = mjm.actuator(i).name.startswith("finger")  # with all their force
+            ctrl[i] = 0.0 if held and pulls else data.qpos[adr]
 
     def text(x):
         return " ".join(f"{v:.6g}" for v in x)

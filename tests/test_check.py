@@ -11,6 +11,7 @@ import pytest
 
 from diffenvs.physics import UnsupportedFeature, check_model
 from diffenvs.physics import check as check_module
+from diffenvs.physics.check_contact import colliding_pairs
 
 ASSETS = pathlib.Path(gymnasium.__file__).parent / "envs" / "mujoco" / "assets"
 
@@ -102,21 +103,6 @@ REFUSED = {
         lambda: build(joint='stiffness="1" springyield="1"'),
         "joint 'h' has a spring that yields",
     ),
-    "surfacevel": (lambda: build(geom='surfacevel="1 0 0"'), "geom 'tip' has a surface velocity"),
-    "adhesion": (lambda: build(geom='adhesion="1"'), "geom 'tip' has adhesion: set adhesion to 0"),
-    "pair solref": (
-        lambda: build(
-            extra='<contact><pair name="p" geom1="floor" geom2="tip" solreffriction="0.1 1"/>'
-            "</contact>"
-        ),
-        "pair 'p' has solreffriction: leave solreffriction out",
-    ),
-    "pair adhesion": (
-        lambda: build(
-            extra='<contact><pair name="p" geom1="floor" geom2="tip" adhesion="1"/></contact>'
-        ),
-        "pair 'p' has adhesion",
-    ),
     "equality of a flex": (
         lambda: build(
             world='<flexcomp name="rope" type="grid" dim="1" count="3 1 1" spacing="0.1 0.1 0.1">'
@@ -138,8 +124,11 @@ REFUSED = {
         "tendon 't' has a spring that yields",
     ),
     "tendon force": (
-        lambda: tendon('actuatorfrclimited="true" actuatorfrcrange="-1 1"'),
-        "tendon 't' has actuatorfrcrange",
+        lambda: build(
+            extra=TENDON.format('actuatorfrclimited="true" actuatorfrcrange="-1 1"')
+            + '<actuator><motor tendon="t"/><motor tendon="t" gear="2"/></actuator>'
+        ),
+        "tendon 't' has actuatorfrcrange and several actuators of which one",
     ),
     "on body": (
         lambda: actuator('<adhesion name="act" body="link" ctrlrange="0 1"/>'),
@@ -163,12 +152,19 @@ REFUSED = {
         ),
         "actuator 'act' has dyntype filterexact under RK4",
     ),
-    "force range on site": (
+    "force range on tendon": (
         lambda: build(
             joint='actuatorfrcrange="-1 1"',
-            extra='<actuator><motor name="act" site="here"/></actuator>',
+            extra='<actuator><motor name="act" tendon="t"/></actuator>' + TENDON.format(""),
         ),
-        "joint 'h' has actuatorfrcrange in a model with actuators at sites or tendons",
+        "joint 'h' has actuatorfrcrange and is driven through a site or tendon",
+    ),
+    "clamped without actuation": (
+        lambda: build(
+            extra=OFF.format("actuation")
+            + '<actuator><intvelocity name="act" joint="h" actrange="-1 1"/></actuator>',
+        ),
+        "actuator 'act' has an actrange and option disableflags has mjDSBL_ACTUATION",
     ),
     "force range and gravcomp": (
         lambda: build(joint='actuatorfrcrange="-1 1" actuatorgravcomp="true"'),
@@ -190,7 +186,17 @@ REFUSED = {
             'coef="1"/></fixed></tendon><actuator><muscle name="act" tendon="t" '
             'lengthrange="0 1"/></actuator>',
         ),
-        "actuator 'act' couples joints of two branches by a force that depends on velocity",
+        "actuator 'act' couples joints that the mass matrix does not, by a force that depends on",
+    ),
+    "implicit sliders": (
+        lambda: build(
+            'integrator="implicitfast"',
+            world='<body><joint type="slide" axis="1 0 0"/><joint type="slide" axis="0 1 0"/>'
+            '<geom size="0.1"/><site name="slider"/></body>',
+            extra='<actuator><position name="act" site="slider" refsite="here" gear="1 1 0 0 0 0" '
+            'kv="1"/></actuator>',
+        ),
+        "actuator 'act' couples joints that the mass matrix does not, by a force that depends on",
     ),
     "pid": (lambda: actuator('<pid name="act" joint="h"/>'), "actuator 'act' has actuator_"),
     "delay": (
@@ -404,8 +410,9 @@ def test_check_refuses_under_discrete(name):
 
 def test_check_lists_everything():
     """One message names the model and all of its offending elements."""
-    option = 'solver="PGS" noslip_iterations="3"'
-    text = message(build(option, geom='surfacevel="1 0 0" adhesion="1"'))
+    option = 'solver="PGS"'
+    sensor = '<sensor><distance geom1="floor" geom2="tip"/></sensor>'
+    text = message(build(option, joint='stiffness="1" springyield="1"', extra=sensor))
     assert text.startswith("model 'tiny' has 4 features without a gradient in diffenvs:\n")
     assert len(re.findall(r"^  - ", text, flags=re.MULTILINE)) == 4
 
@@ -443,6 +450,10 @@ ACCEPTED = {
     ),
     "frictionless pair": lambda: build(
         extra='<contact><pair geom1="tip" geom2="floor" condim="1" friction="0"/></contact>'
+    ),
+    "moving surface, adhesion": lambda: build(geom='surfacevel="1 0 0" adhesion="1"'),
+    "pair solreffriction": lambda: build(
+        extra='<contact><pair geom1="floor" geom2="tip" solreffriction="0.1 1"/></contact>'
     ),
     "sphere with cylinder": lambda: build(world=falling(CYLINDER)),
     "sphere with box": lambda: build(world=falling(BOX)),
@@ -546,7 +557,7 @@ def test_colliding_pairs_vs_mujoco(seed):
         mjm = feature_models.load(name)
         mjm.geom_contype[:] = rng.integers(0, 4, mjm.ngeom)
         mjm.geom_conaffinity[:] = rng.integers(0, 4, mjm.ngeom)
-        pairs = set(check_module.colliding_pairs(mjm))
+        pairs = set(colliding_pairs(mjm))
         data = mujoco.MjData(mjm)
         touched = set()
         for _ in range(200):

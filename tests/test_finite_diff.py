@@ -349,3 +349,45 @@ def test_transition_of_forces_and_mocap():
 def _cross(p):
     """The matrix of p ×."""
     return np.array([[0, -p[2], p[1]], [p[2], 0, -p[0]], [-p[1], p[0], 0]])
+
+
+def test_contact_rich_states_from_a_keyframe():
+    """Play starts near the keyframe, and uses that part of the controls that it is told to."""
+    xml = feature_models.ARM.replace(
+        "</mujoco>",
+        '<keyframe><key qpos="0.2 0.3 0 0 1 0 0 0 1 0 0 0 0.5" ctrl="0.7 0 0 0 0 0"/></keyframe>'
+        "</mujoco>",
+    )
+    mjm = mujoco.MjModel.from_xml_string(xml)
+    options = {"contacts": 0.0, "key": 0, "restart": 7, "every": 1}
+    near = fd.contact_rich_states(mjm, 14, spread=1e-4, vigor=0.1, **options)
+    assert np.abs(near.qpos[[0, 7], :2] - [0.2, 0.3]).max() < 0.02
+    assert (near.ctrl[:, 0] > 0.7 - 0.1 * 1.4 - 1e-6).all()
+    assert (near.ctrl[:, 0] <= np.float32(0.7)).all()
+    assert np.abs(near.ctrl[:, 2]).max() < 0.1 + 1e-6
+    far = fd.contact_rich_states(mjm, 14, spread=0.3, **options)
+    assert np.abs(far.qpos[[0, 7], :2] - [0.2, 0.3]).max() > 0.05
+    assert np.abs(far.ctrl[:, 2]).max() > 0.2
+
+
+@pytest.mark.parametrize("integrator", ["EULER", "RK4", "IMPLICITFAST", "DISCRETE"])
+@pytest.mark.parametrize("cone", feature_models.CONES)
+def test_converged_whatever_the_solver_does(integrator, cone):
+    """With every integrator the solver's path to the solution makes no difference."""
+    mjm = feature_models.load("arm", "euler", cone)
+    mjm.opt.integrator = mujoco.mjtIntegrator.__members__[f"mjINT_{integrator}"]
+    mjm = fd.converged(mjm)
+    other = fd.converged(mjm)
+    other.opt.disableflags |= int(mujoco.mjtDisableBit.mjDSBL_ISLAND)
+    other.opt.disableflags |= int(mujoco.mjtDisableBit.mjDSBL_WARMSTART)
+    other.opt.jacobian = mujoco.mjtJacobian.mjJAC_SPARSE
+    states = feature_models.states(mjm, 4, seed=5)
+    assert np.sum(states.ncon) > 0
+    for q, v, u in zip(states.qpos, states.qvel, states.ctrl, strict=True):
+        after = []
+        for m in (mjm, other):
+            data = mujoco.MjData(m)
+            data.qpos[:], data.qvel[:], data.ctrl[:] = q, v, u
+            mujoco.mj_step(m, data)
+            after.append(np.concatenate([data.qpos, data.qvel]))
+        assert fd.relative_error(after[0], after[1]) < 1e-12

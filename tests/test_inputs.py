@@ -9,7 +9,8 @@ import warp as wp
 from diffenvs.physics import Inputs, Physics, UnsupportedFeature
 from diffenvs.physics.finite_diff import converged, relative_error
 
-# A ball on a tray that is moved by hand, next to a mocap post with a pendulum on it.
+# A ball that touches, and is welded to, a tray that is moved by hand; next to it a mocap post with
+# a pendulum on it.
 SCENE = """
 <mujoco model="inputs">
   <compiler angle="radian"/>
@@ -42,6 +43,9 @@ SCENE = """
     </body>
   </worldbody>
   <actuator><motor joint="rod" gear="0.5"/></actuator>
+  <equality>
+    <weld body1="tray" body2="ball" relpose="0.1 0.2 0.1 1 0.1 0.2 0.1" solref="0.03 1"/>
+  </equality>
 </mujoco>"""
 
 NUM_STATES = 8
@@ -228,12 +232,39 @@ def test_inputs_messages():
         physics.launch_step_vjp(record, out, physics.make_state(), adj)
 
 
-def test_inputs_refuse_planes_on_mocap_bodies():
-    """A plane that is moved by hand has no gradient; stepping without one is possible."""
-    floor = '<body mocap="true"><geom name="floor" type="plane" size="1 1 1"/></body>'
-    world = f'<worldbody>{floor}<body><freejoint/><geom size="0.1"/></body></worldbody>'
-    physics = Physics(mujoco.MjModel.from_xml_string(f"<mujoco>{world}</mujoco>"))
+MOCAP_PROBLEMS = {
+    "geom 'floor' is a plane on a mocap body: use another shape": (
+        '<geom name="floor" type="plane" size="1 1 1"/>',
+        "",
+    ),
+    "tendon 'rope' (spatial) is attached to a mocap body: detach it": (
+        "",
+        '<tendon><spatial name="rope"><site site="here"/><site site="there"/></spatial></tendon>',
+    ),
+    "actuator 'pull' has a force that depends on the pose of a site on a mocap body": (
+        "",
+        '<actuator><position name="pull" site="there" refsite="here" kp="1"/></actuator>',
+    ),
+}
+
+
+@pytest.mark.parametrize("problem", MOCAP_PROBLEMS)
+def test_inputs_refuse_mocap_poses(problem):
+    """What on a mocap body keeps its pose from a gradient; the other inputs have theirs."""
+    body, extra = MOCAP_PROBLEMS[problem]
+    mjm = mujoco.MjModel.from_xml_string(
+        f"""
+        <mujoco>
+          <worldbody>
+            <body mocap="true"><site name="here"/>{body}</body>
+            <body><freejoint/><site name="there"/><geom size="0.1"/></body>
+          </worldbody>
+          {extra}
+        </mujoco>"""
+    )
+    physics = Physics(mjm)
     inputs = physics.make_inputs()
     physics.make_record(Inputs(inputs.ctrl, inputs.qfrc_applied))
-    with pytest.raises(UnsupportedFeature, match="geom 'floor' is a plane on a mocap body"):
+    with pytest.raises(UnsupportedFeature) as error:
         physics.make_record(inputs)
+    assert problem in str(error.value)

@@ -4,6 +4,8 @@ import pathlib
 import re
 import runpy
 
+from diffenvs.physics import accuracy_report
+
 README = pathlib.Path(__file__).parent.parent / "README.md"
 
 
@@ -24,3 +26,14 @@ def test_placeholders_are_filled():
     assert not re.search(r"^[A-Z]+_TABLE$", text, re.MULTILINE)
     assert 'pip install -e ".[train]" && python examples/apg.py' in text
     assert 'pip install -e ".[test]" && pytest' in text
+
+
+def test_accuracy_table():
+    """The table of accuracies is what the tool measured: `accuracy --table tests/accuracy.json`."""
+    results = accuracy_report.read(README.parent / "tests" / "accuracy.json", must_exist=True)
+    assert len(results) >= 3
+    assert f"\n\n{accuracy_report.markdown(results)}\n\n" in README.read_text()
+    for cases in results.values():
+        for by_cone in cases.values():
+            for entry in by_cone.values():
+                assert entry["failures"] == []

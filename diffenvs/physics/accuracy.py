@@ -9,13 +9,14 @@ import concurrent.futures as futures
 import contextlib
 import dataclasses
 import sys
+from typing import Any
 
 import mujoco
 import numpy as np
 import warp as wp
 
 from . import finite_diff as fd
-from .check import colliding_pairs
+from .check_contact import colliding_pairs
 from .step import Physics
 
 INPUTS = ("qpos", "qvel", "act", "ctrl")
@@ -231,7 +232,7 @@ def step_vjp(
     return np.hstack(after), pulled | {"ctrl": adj_ctrl.numpy().astype(float)}
 
 
-def play(mjm: mujoco.MjModel, n: int, seed: int = 0, **options) -> tuple[fd.States, int]:
+def play(mjm: mujoco.MjModel, n: int, seed: int = 0, **options: Any) -> tuple[fd.States, int]:
     """Collect n states of random play, half of them in contact if the model plays like that.
 
     With pyramidal cones, states with a steep capsule on a plane are left out: there mujoco_warp has
@@ -250,12 +251,13 @@ def play(mjm: mujoco.MjModel, n: int, seed: int = 0, **options) -> tuple[fd.Stat
         steep += refused
         return not refused
 
-    options = {"accept": accept} | options
+    options.setdefault("accept", accept)
     if colliding_pairs(mjm):
         with contextlib.suppress(RuntimeError):  # too rarely in contact
             return fd.contact_rich_states(mjm, n, seed, **options), steep
         steep = 0
-    return fd.contact_rich_states(mjm, n, seed, **(options | {"contacts": 0.0})), steep
+    options["contacts"] = 0.0
+    return fd.contact_rich_states(mjm, n, seed, **options), steep
 
 
 if __name__ == "__main__":

@@ -102,6 +102,7 @@ def rollout_lines(summary: dict[str, dict]) -> str:
     lines = []
     for oracle, found in summary.items():
         head = f"    rollouts, {oracle:8}: {found['compared']} of {found['of']} compare"
+        head += f", {found['steep']} are steep" if found["steep"] else ""
         for which in ("those", "all"):
             if which in found:
                 *marks, cosine = found[which]
@@ -168,6 +169,8 @@ def markdown(results: dict) -> str:
 
 def _worst(entry: dict) -> str:
     pairs = [values for values in entry["errors"].values() if isinstance(values, list)]
+    if not pairs:
+        return "no influence"
     median, worst = (max(values) for values in zip(*pairs, strict=True))
     return f"{median:.0e} / {worst:.0e}".replace("e-0", "e-").replace("e+0", "e+")
 

@@ -128,9 +128,9 @@ def _parser() -> argparse.ArgumentParser:
     add(
         "--jobs",
         type=_number(int, 1),
-        default=os.cpu_count() or 1,
+        default=min(os.cpu_count() or 1, 16),
         metavar="N",
-        help="processes for the oracle (all cores); results do not depend on it",
+        help="processes for the oracle (all cores, up to 16); results do not depend on it",
     )
     limits = parser.add_argument_group("what is expected")
     for name, default in (("median", MEDIAN), ("worst", WORST)):
@@ -196,7 +196,7 @@ def _run(parser: argparse.ArgumentParser, options: argparse.Namespace) -> int:
                 codes.append(code)
             print()
     if options.save and worst[0] >= 0:
-        np.savez(options.save, **worst[1])
+        np.savez(options.save, allow_pickle=False, **worst[1])
         print(report.how_to_load(options.save, worst[0]))
     return max(codes)
 

@@ -38,7 +38,10 @@ def activation_step(dyntype: int, dynprm: vec10, timestep: float) -> float:
     """`c`, by which the rate of an activation is multiplied in one time step."""
     if dyntype == _FILTEREXACT:
         tau = wp.max(dynprm[0], _MINVAL)
-        return tau * (1.0 - wp.exp(-timestep / tau))
+        x = timestep / tau
+        if x < 0.05:  # the closed form cancels in single precision
+            return timestep * (1.0 - 0.5 * x * (1.0 - x / 3.0 * (1.0 - 0.25 * x)))
+        return tau * (1.0 - wp.exp(-x))
     return timestep
 
 

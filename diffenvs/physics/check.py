@@ -9,13 +9,13 @@ Harmless, hence accepted: visual elements, sites, sensors other than geom distan
 data, tendons that measure only, and mocap bodies (their pose is an input, see `inputs.py`).
 """
 
-from collections import defaultdict
 from collections.abc import Iterator
 
 import mujoco
 import numpy as np
 
 from .check_actuator import check_actuators
+from .check_contact import check_contacts
 from .check_discrete import check_discrete
 from .check_tendon import exerting, tendon_problems
 from .fold import folded
@@ -49,30 +49,7 @@ _MIN_ITERATIONS = {"iterations": 4, "ls_iterations": 4}
 _MAX_TOLERANCE = 1e-5
 _MIN_ITERATIONS_CG = {"iterations": 50, "ls_iterations": 4}
 _MAX_TOLERANCE_CG = 1e-6
-# Rows of a pyramid grow like 1 / friction^2 against the rest of the Hessian; in single precision
-# so does the gradient's error: 1e-3 at 0.1, 1e-1 at 0.02.
-_MIN_PYRAMID_FRICTION = 0.1
 
-
-def _pairs(names: str) -> set[frozenset[mujoco.mjtGeom]]:
-    """Kinds of geoms that may touch, from `kind-kind kind-kind ...`."""
-    kinds = {k.removeprefix("mjGEOM_").lower(): v for k, v in _GEOM.__members__.items()}
-    return {frozenset(kinds[kind] for kind in pair.split("-")) for pair in names.split()}
-
-
-_SIMPLE_PAIRS = _pairs(
-    "plane-sphere plane-capsule plane-box sphere-sphere sphere-capsule capsule-capsule"
-)
-_PAIRS = _SIMPLE_PAIRS | _pairs(
-    """plane-ellipsoid plane-cylinder plane-mesh sphere-ellipsoid sphere-cylinder sphere-box
-    sphere-mesh capsule-ellipsoid ellipsoid-ellipsoid ellipsoid-cylinder ellipsoid-box
-    ellipsoid-mesh"""
-)
-# Faces and edges on both sides, which mujoco_warp clips against each other unless told not to.
-_CLIPPED_PAIRS = _pairs(
-    """capsule-cylinder capsule-mesh cylinder-cylinder cylinder-box cylinder-mesh box-mesh
-    mesh-mesh"""
-)
 
 # field of opt: (values accepted, what to do instead)
 _OPTIONS = {
@@ -146,13 +123,8 @@ _ONLY = {
     "jnt_springyield": ("joint", 0, "a spring that yields", "set springyield to 0"),
     "jnt_plasticadr": ("joint", -1, "a plastic spring", "set springyield to 0"),
     "geom_plugin": ("geom", -1, "a plugin", "remove the plugin"),
-    "geom_surfacevel": ("geom", 0, "a surface velocity", "set surfacevel to 0"),
-    "geom_adhesion": ("geom", 0, "adhesion", "set adhesion to 0"),
-    "pair_adhesion": ("pair", 0, "adhesion", "set adhesion to 0"),
-    "pair_solreffriction": ("pair", 0, "solreffriction", "leave solreffriction out"),
     "tendon_springyield": ("tendon", 0, "a spring that yields", "set springyield to 0"),
     "tendon_plasticadr": ("tendon", -1, "a plastic spring", "set springyield to 0"),
-    "tendon_actfrclimited": ("tendon", 0, "actuatorfrcrange", "remove actuatorfrcrange"),
     "actuator_plugin": ("actuator", -1, "a plugin", "remove the plugin"),
     "actuator_delay": ("actuator", 0, "a delay", "set delay to 0"),
     "actuator_history": ("actuator", 0, "a history of controls", "set nsample to 0"),
@@ -209,34 +181,34 @@ _EMPTY = {"nflex": "flex", "nplugin": "plugin"}
 
 # Fields of the elements that move or touch something, besides those of the tables above.
 _FIELDS_FREE = set(
-    """actuator_armature actuator_damping actuator_dampingpoly body_gravcomp dof_dampingpoly
-    jnt_stiffnesspoly
-    actuator_acc0 actuator_actadr actuator_actearly actuator_actlimited actuator_actnum
-    actuator_actrange actuator_biasprm actuator_cranklength actuator_ctrladr actuator_ctrllimited
-    actuator_ctrlrange actuator_ctrlspec actuator_dynprm actuator_forcelimited actuator_forcerange
+    """actuator_acc0 actuator_actadr actuator_actearly actuator_actlimited actuator_actnum
+    actuator_actrange actuator_armature actuator_biasprm actuator_cranklength actuator_ctrladr
+    actuator_ctrllimited actuator_ctrlrange actuator_ctrlspec actuator_damping
+    actuator_dampingpoly actuator_dynprm actuator_forcelimited actuator_forcerange
     actuator_gainprm actuator_gear actuator_group actuator_historyadr actuator_length0
     actuator_lengthrange actuator_outadr actuator_trnid actuator_user body_bvhadr body_bvhnum
-    body_conaffinity body_contype body_dofadr body_dofnum body_geomadr body_geomnum body_inertia
-    body_invweight0 body_ipos body_iquat body_jntadr body_jntnum body_margin body_mass body_mocapid
-    body_parentid body_pos body_quat body_rootid body_sameframe body_simple body_subtreemass
-    body_treeid body_user body_weldid dof_M0 dof_Madr dof_armature dof_bodyid dof_damping
-    dof_frictionloss dof_invweight0 dof_jntid dof_length dof_parentid dof_simplenum dof_solimp
-    dof_solref dof_treeid eq_active0 eq_data eq_obj1id eq_obj2id eq_objtype eq_solimp eq_solref
-    exclude_signature flg_adhesion flg_gravcomp flg_surfacevel geom_aabb geom_bodyid
-    geom_castshadow geom_conaffinity geom_condim geom_contype geom_dataid geom_fluid geom_friction
-    geom_gap geom_group geom_margin geom_matid geom_pos geom_priority geom_quat geom_rbound
-    geom_rgba geom_sameframe geom_size geom_solimp geom_solmix geom_solref geom_type geom_user
-    jnt_actfrclimited jnt_actfrcrange jnt_actgravcomp jnt_actuatorid jnt_axis jnt_bodyid
-    jnt_dofadr jnt_group jnt_limited jnt_margin jnt_pos jnt_qposadr jnt_range jnt_solimp
-    jnt_solref jnt_stiffness jnt_user pair_dim pair_friction pair_gap pair_geom1 pair_geom2
-    pair_margin pair_signature pair_solimp pair_solref paths qpos0 qpos_spring signature
+    body_conaffinity body_contype body_dofadr body_dofnum body_geomadr body_geomnum
+    body_gravcomp body_inertia body_invweight0 body_ipos body_iquat body_jntadr body_jntnum
+    body_margin body_mass body_mocapid body_parentid body_pos body_quat body_rootid
+    body_sameframe body_simple body_subtreemass body_treeid body_user body_weldid dof_M0
+    dof_Madr dof_armature dof_bodyid dof_damping dof_dampingpoly dof_frictionloss dof_invweight0
+    dof_jntid dof_length dof_parentid dof_simplenum dof_solimp dof_solref dof_treeid eq_active0
+    eq_data eq_obj1id eq_obj2id eq_objtype eq_solimp eq_solref exclude_signature flg_adhesion
+    flg_gravcomp flg_surfacevel geom_aabb geom_adhesion geom_bodyid geom_castshadow
+    geom_conaffinity geom_condim geom_contype geom_dataid geom_fluid geom_friction geom_gap
+    geom_group geom_margin geom_matid geom_pos geom_priority geom_quat geom_rbound geom_rgba
+    geom_sameframe geom_size geom_solimp geom_solmix geom_solref geom_surfacevel geom_type
+    geom_user jnt_actfrclimited jnt_actfrcrange jnt_actgravcomp jnt_actuatorid jnt_axis
+    jnt_bodyid jnt_dofadr jnt_group jnt_limited jnt_margin jnt_pos jnt_qposadr jnt_range
+    jnt_solimp jnt_solref jnt_stiffness jnt_stiffnesspoly jnt_user names names_map pair_adhesion
+    pair_dim pair_friction pair_gap pair_geom1 pair_geom2 pair_margin pair_signature pair_solimp
+    pair_solref pair_solreffriction paths qpos0 qpos_spring signature tendon_actfrclimited
     tendon_actfrcrange tendon_actuatorid tendon_adr tendon_armature tendon_damping
     tendon_dampingpoly tendon_frictionloss tendon_group tendon_invweight0 tendon_length0
     tendon_lengthspring tendon_limited tendon_margin tendon_matid tendon_num tendon_range
     tendon_rgba tendon_solimp_fri tendon_solimp_lim tendon_solref_fri tendon_solref_lim
     tendon_stiffness tendon_stiffnesspoly tendon_treeid tendon_treenum tendon_type tendon_user
-    tendon_width tree_bodyadr tree_bodynum tree_dofadr tree_dofnum tree_sleep_policy
-    names names_map""".split()
+    tendon_width tree_bodyadr tree_bodynum tree_dofadr tree_dofnum tree_sleep_policy""".split()
 )
 # Elements that exert no force (or, for flex_, must not exist), sizes and derived indices.
 _PREFIXES_FREE = tuple(
@@ -383,49 +355,7 @@ def _equalities(mjm: mujoco.MjModel) -> Iterator[str]:
 
 
 def _contacts(mjm: mujoco.MjModel) -> Iterator[str]:
-    partners = defaultdict(list)
-    accepted = _PAIRS
-    if mjm.opt.disableflags & int(_DISABLE.mjDSBL_MULTICCD):
-        accepted = accepted | _CLIPPED_PAIRS
-    for a, b in colliding_pairs(mjm):
-        if _kinds(mjm, a, b) not in accepted:
-            first, second = (a, b) if mjm.geom_type[a] >= mjm.geom_type[b] else (b, a)
-            partners[first].append(second)
-    for geom, others in partners.items():
-        with_ = ", ".join(_geom(mjm, other) for other in sorted(others))
-        yield (
-            f"{_geom(mjm, geom)} can collide with {with_}: replace it by spheres, capsules or "
-            "ellipsoids, or rule the contact out by contype, conaffinity or <exclude>"
-        )
-    yield from _slippery(mjm)
-    distances = ("mjSENS_GEOMDIST", "mjSENS_GEOMNORMAL", "mjSENS_GEOMFROMTO")
-    refused = [int(mujoco.mjtSensor.__members__[k]) for k in distances]
-    for i in np.flatnonzero(np.isin(mjm.sensor_type, refused)).tolist():
-        yield f"{_name(mjm, 'sensor', i)} adds geom pairs to the collision list: remove it"
-
-
-def _slippery(mjm: mujoco.MjModel) -> Iterator[str]:
-    """Pairs whose pyramid of friction is too flat for single precision."""
-    if mjm.opt.cone != mujoco.mjtCone.mjCONE_PYRAMIDAL:
-        return
-    least = _MIN_PYRAMID_FRICTION * float(np.sqrt(mjm.opt.impratio))
-    explicit = {
-        (min(a, b), max(a, b)): i
-        for i, (a, b) in enumerate(zip(mjm.pair_geom1, mjm.pair_geom2, strict=True))
-    }
-    for a, b in colliding_pairs(mjm):
-        i = explicit.get((a, b))
-        if i is not None:
-            condim, friction = mjm.pair_dim[i], mjm.pair_friction[i, :2].min()
-        else:
-            priority = mjm.geom_priority[[a, b]]
-            ruling = [(a, b)[k] for k in np.flatnonzero(priority == priority.max())]
-            condim, friction = mjm.geom_condim[ruling].max(), mjm.geom_friction[ruling, 0].max()
-        if condim > 1 and friction < least:
-            yield (
-                f"{_geom(mjm, a)} and {_geom(mjm, b)} have a sliding friction of {friction:g}: "
-                f"raise it to {least:g}, set cone to elliptic, or set condim to 1"
-            )
+    return check_contacts(mjm, _name, _geom)
 
 
 def _callbacks(mjm: mujoco.MjModel) -> Iterator[str]:
@@ -450,42 +380,6 @@ _CHECKS = (
     _contacts,
     _callbacks,
 )
-
-
-def colliding_pairs(mjm: mujoco.MjModel) -> list[tuple[int, int]]:
-    """Pairs of geoms (a < b) that MuJoCo's filters let touch, and those of <pair> elements.
-
-    Two geoms are tested if the masks of one admit the other, their bodies are not welded together,
-    at least one of them moves, they are not parent and child (unless that filter is disabled; the
-    world is nobody's parent here) and no <exclude> names their bodies.
-    """
-    off = _DISABLE.mjDSBL_CONSTRAINT | _DISABLE.mjDSBL_CONTACT
-    if mjm.opt.disableflags & int(off):
-        return []
-    a, b = np.triu_indices(mjm.ngeom, k=1)
-    body_a, body_b = mjm.geom_bodyid[a], mjm.geom_bodyid[b]
-    admitted = (mjm.geom_contype[a] & mjm.geom_conaffinity[b]) != 0
-    admitted |= (mjm.geom_contype[b] & mjm.geom_conaffinity[a]) != 0
-    weld_a, weld_b = mjm.body_weldid[body_a], mjm.body_weldid[body_b]
-    moving = (mjm.body_dofnum[weld_a] > 0) | (mjm.body_dofnum[weld_b] > 0)
-    keep = admitted & (weld_a != weld_b) & moving
-    if not mjm.opt.disableflags & int(_DISABLE.mjDSBL_FILTERPARENT):
-        parent = mjm.body_weldid[mjm.body_parentid[mjm.body_weldid]]
-        related = (parent[body_a] == weld_b) | (parent[body_b] == weld_a)
-        keep &= ~(related & (weld_a != 0) & (weld_b != 0))
-    keep &= ~np.isin((body_a << 16) + body_b, mjm.exclude_signature)
-    pairs = set(zip(a[keep].tolist(), b[keep].tolist(), strict=True))
-    explicit = zip(mjm.pair_geom1.tolist(), mjm.pair_geom2.tolist(), strict=True)
-    return sorted(pairs | {(min(p), max(p)) for p in explicit})
-
-
-def has_shapes(mjm: mujoco.MjModel) -> bool:
-    """Whether any geoms collide that are not as simple as spheres and capsules."""
-    return any(_kinds(mjm, a, b) not in _SIMPLE_PAIRS for a, b in colliding_pairs(mjm))
-
-
-def _kinds(mjm: mujoco.MjModel, a: int, b: int) -> frozenset[mujoco.mjtGeom]:
-    return frozenset((_GEOM(mjm.geom_type[a]), _GEOM(mjm.geom_type[b])))
 
 
 def _public(struct: object) -> set[str]:

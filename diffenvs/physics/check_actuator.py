@@ -5,8 +5,10 @@ from collections.abc import Callable, Iterator
 import mujoco
 import numpy as np
 
-_TRN, _DYN, _JNT = mujoco.mjtTrn, mujoco.mjtDyn, mujoco.mjtJoint
-_GAIN, _BIAS = mujoco.mjtGain, mujoco.mjtBias
+from .check_tendon import leaves_pattern
+
+_TRN, _DYN, _JOINT = mujoco.mjtTrn, mujoco.mjtDyn, mujoco.mjtJoint
+_GAIN, _BIAS, _DISABLE = mujoco.mjtGain, mujoco.mjtBias, mujoco.mjtDisableBit
 _JOINTS = (int(_TRN.mjTRN_JOINT), int(_TRN.mjTRN_JOINTINPARENT))
 
 
@@ -25,7 +27,9 @@ def is_plain(mjm: mujoco.MjModel) -> np.ndarray:
     plain &= np.isin(mjm.actuator_gaintype, (int(_GAIN.mjGAIN_FIXED), int(_GAIN.mjGAIN_AFFINE)))
     plain &= np.isin(mjm.actuator_biastype, (int(_BIAS.mjBIAS_NONE), int(_BIAS.mjBIAS_AFFINE)))
     target = mjm.actuator_trnid[joint, 0]
-    plain[joint] &= np.isin(mjm.jnt_type[target], (int(_JNT.mjJNT_HINGE), int(_JNT.mjJNT_SLIDE)))
+    plain[joint] &= np.isin(
+        mjm.jnt_type[target], (int(_JOINT.mjJNT_HINGE), int(_JOINT.mjJNT_SLIDE))
+    )
     plain[joint] &= mjm.jnt_actfrclimited[target] == 0
     return plain
 
@@ -53,14 +57,40 @@ def check_actuators(mjm: mujoco.MjModel, name_of: Callable) -> Iterator[str]:
             )
         if implicitfast and by_velocity[i]:
             yield from _implicit_actuator(mjm, i, name_of)
+        if mjm.opt.disableflags & int(_DISABLE.mjDSBL_ACTUATION) and mjm.actuator_actlimited[i]:
+            yield (
+                f"{name} has an actrange and option disableflags has mjDSBL_ACTUATION, under which "
+                "mujoco_warp clamps activations and MuJoCo does not: set actlimited to false"
+            )
+    yield from _limited_joints(mjm, name_of)
+    yield from _limited_tendons(mjm, name_of)
+
+
+def _limited_joints(mjm: mujoco.MjModel, name_of: Callable) -> Iterator[str]:
+    elsewhere = np.flatnonzero(~np.isin(mjm.actuator_trntype, _JOINTS))
+    driven = set().union(*(_driven(mjm, i) for i in elsewhere))
     for i in np.flatnonzero(mjm.jnt_actfrclimited).tolist():
         name = f"{name_of(mjm, 'joint', i)} has actuatorfrcrange"
+        if mjm.jnt_type[i] in (int(_JOINT.mjJNT_FREE), int(_JOINT.mjJNT_BALL)):
+            yield f"{name} and is free or ball: set actuatorfrclimited to false"
         if mjm.jnt_actgravcomp[i]:
             yield f"{name} and actuatorgravcomp: remove one of them"
-        if not np.isin(mjm.actuator_trntype, _JOINTS).all():
+        if mjm.jnt_dofadr[i] in driven:
             yield (
-                f"{name} in a model with actuators at sites or tendons: set actuatorfrclimited to "
-                "false and limit the actuators by forcerange"
+                f"{name} and is driven through a site or tendon: set actuatorfrclimited to false "
+                "and limit the actuators by forcerange"
+            )
+
+
+def _limited_tendons(mjm: mujoco.MjModel, name_of: Callable) -> Iterator[str]:
+    """The limit scales all forces on a tendon; only their sum is then known to be constant."""
+    for i in np.flatnonzero(mjm.tendon_actfrclimited).tolist():
+        on = (mjm.actuator_trntype == int(_TRN.mjTRN_TENDON)) & (mjm.actuator_trnid[:, 0] == i)
+        gears = np.unique(mjm.actuator_gear[on, 0])
+        if on.sum() > 1 and (gears.size > 1 or mjm.actuator_forcelimited[on].any()):
+            yield (
+                f"{name_of(mjm, 'tendon', i)} has actuatorfrcrange and several actuators of which "
+                "one has a forcerange or another gear: remove the forcerange and use one gear"
             )
 
 
@@ -73,7 +103,7 @@ def _implicit_actuator(mjm: mujoco.MjModel, i: int, name_of: Callable) -> Iterat
         gain == int(_GAIN.mjGAIN_AFFINE) and mjm.actuator_gainprm[i, 2]
     )
     if by_gain and mjm.actuator_dyntype[i] == int(_DYN.mjDYN_NONE):
-        clamped = not mjm.opt.disableflags & int(mujoco.mjtDisableBit.mjDSBL_CLAMPCTRL)
+        clamped = not mjm.opt.disableflags & int(_DISABLE.mjDSBL_CLAMPCTRL)
         if clamped and mjm.actuator_ctrllimited[mjm.actuator_ctrladr[i]]:
             yield (
                 f"{name} has a velocity gain and a ctrlrange under implicitfast, where mujoco_warp "
@@ -81,20 +111,14 @@ def _implicit_actuator(mjm: mujoco.MjModel, i: int, name_of: Callable) -> Iterat
                 "or ctrllimited to false"
             )
     dofs = _driven(mjm, i)
-    paths = [_path(mjm, mjm.dof_bodyid[dof]) for dof in dofs]
-    constant = (
-        mjm.actuator_trntype[i] == int(_TRN.mjTRN_TENDON)
-        and mjm.tendon_type[mjm.actuator_trnid[i, 0]] == int(mujoco.mjtTendon.mjTENDON_FIXED)
-        and not by_gain
-    )
-    if dofs and not constant and not any(dofs <= path for path in paths):
+    if (by_gain or _moment_changes(mjm, i)) and leaves_pattern(mjm, np.sort(dofs)):
         yield (
-            f"{name} couples joints of two branches by a force that depends on velocity, under "
-            f"implicitfast: {advice}"
+            f"{name} couples joints that the mass matrix does not, by a force that depends on "
+            f"velocity, under implicitfast: {advice}"
         )
     for dof in dofs:
         lone = mjm.tree_dofnum[mjm.dof_treeid[dof]] == 6
-        if lone and mjm.jnt_type[mjm.dof_jntid[dof]] == int(mujoco.mjtJoint.mjJNT_FREE):
+        if lone and mjm.jnt_type[mjm.dof_jntid[dof]] == int(_JOINT.mjJNT_FREE):
             body = name_of(mjm, "body", mjm.dof_bodyid[dof])
             yield (
                 f"{name} acts on the free {body} by a force that depends on velocity, under "
@@ -103,19 +127,27 @@ def _implicit_actuator(mjm: mujoco.MjModel, i: int, name_of: Callable) -> Iterat
             return
 
 
-def _driven(mjm: mujoco.MjModel, i: int) -> set[int]:
+def _moment_changes(mjm: mujoco.MjModel, i: int) -> bool:
+    """Whether the moment of an actuator depends on the configuration."""
+    target, trntype = mjm.actuator_trnid[i, 0], mjm.actuator_trntype[i]
+    if trntype == int(_TRN.mjTRN_TENDON):
+        return bool(mjm.tendon_type[target] != int(mujoco.mjtTendon.mjTENDON_FIXED))
+    return bool(trntype != int(_TRN.mjTRN_JOINT))
+
+
+def _driven(mjm: mujoco.MjModel, i: int) -> list[int]:
     """The dofs that an actuator can drive."""
     target, reference = mjm.actuator_trnid[i]
     trntype = mjm.actuator_trntype[i]
     if trntype in _JOINTS:
-        return {int(mjm.jnt_dofadr[target])}
+        return np.flatnonzero(mjm.dof_jntid == target).tolist()
     if trntype == int(_TRN.mjTRN_TENDON):
         adr = mjm.ten_J_rowadr[target]
-        return set(mjm.ten_J_colind[adr : adr + mjm.ten_J_rownnz[target]].tolist())
+        return mjm.ten_J_colind[adr : adr + mjm.ten_J_rownnz[target]].tolist()
     if trntype == int(_TRN.mjTRN_SITE):
         dofs = _path(mjm, mjm.site_bodyid[target])
-        return dofs ^ _path(mjm, mjm.site_bodyid[reference]) if reference >= 0 else dofs
-    return set()
+        return list(dofs ^ _path(mjm, mjm.site_bodyid[reference]) if reference >= 0 else dofs)
+    return []
 
 
 def _path(mjm: mujoco.MjModel, body: int) -> set[int]:

@@ -85,8 +85,12 @@ def _holds_free_body(mjm: mujoco.MjModel, tenid: int) -> bool:
 
 
 def _leaves_pattern(mjm: mujoco.MjModel, tenid: int) -> bool:
-    """Whether the mass matrix has no entry for some pair of dofs of a tendon."""
-    dofs = _dofs(mjm, tenid)
+    adr = mjm.ten_J_rowadr[tenid]
+    return leaves_pattern(mjm, mjm.ten_J_colind[adr : adr + mjm.ten_J_rownnz[tenid]])
+
+
+def leaves_pattern(mjm: mujoco.MjModel, dofs: np.ndarray) -> bool:
+    """Whether the mass matrix has no entry for some pair of dofs."""
     for dof in dofs:
         start = mjm.M_rowadr[dof]
         held = mjm.M_colind[start : start + mjm.M_rownnz[dof]]

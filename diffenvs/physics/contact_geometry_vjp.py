@@ -81,18 +81,21 @@ def flat_along(c: Contact, u: wp.vec3, along: float, across: float) -> wp.mat22:
 
 
 @wp.func
+def on_side(geom: Geom, out: wp.vec3, surface: wp.vec3) -> bool:
+    """Whether a capsule touches between its ends, at `surface` with the outward normal `out`."""
+    axis = axis_of(geom)
+    rest = geom.size[1] - wp.abs(wp.dot(surface - geom.size[0] * out - geom.xpos, axis))
+    # on the side the normal has no part along the axis, at an end there is no way to go
+    return rest > geom.size[0] * wp.abs(wp.dot(out, axis))
+
+
+@wp.func
 def round_flatness(geom: Geom, c: Contact, out: wp.vec3, surface: wp.vec3, L: float) -> wp.mat22:
     """Flatness of a sphere or a capsule at `surface`, where its outward normal is `out`."""
-    radius = geom.size[0]
-    across = radius / (radius + L)
-    along = across
+    across = geom.size[0] / (geom.size[0] + L)
     if geom.type == _CAPSULE:
-        axis = axis_of(geom)
-        rest = geom.size[1] - wp.abs(wp.dot(surface - radius * out - geom.xpos, axis))
-        # on the side the normal has no part along the axis, at an end there is no rest
-        if rest > radius * wp.abs(wp.dot(out, axis)):
-            along = 1.0
-        return flat_along(c, axis, along, across)
+        if on_side(geom, out, surface):
+            return flat_along(c, axis_of(geom), 1.0, across)
     return across * wp.identity(n=2, dtype=float)
 
 
@@ -104,7 +107,7 @@ def _rounded(F: wp.mat22) -> wp.mat22:
 
 
 @wp.func
-def _sliding(F1: wp.mat22, F2: wp.mat22, delta: float) -> wp.mat22:
+def sliding_matrix(F1: wp.mat22, F2: wp.mat22, delta: float) -> wp.mat22:
     """The matrix `A`."""
     one = wp.identity(n=2, dtype=float)
     return F2 * (one - F1) + (one - F2) * (F1 + delta * (one - F1))
@@ -124,14 +127,14 @@ def pair_geometry_vjp(c: Contact, F1: wp.mat22, F2: wp.mat22, L: float) -> Conta
     nu[1] -= wp.dot(c.N, c.n) * nref / wp.length(ref - c.n * nref)
 
     delta = c.dist / L
-    A = _sliding(F1, F2, delta)
+    A = sliding_matrix(F1, F2, delta)
     if wp.abs(wp.determinant(A)) < _PARALLEL:
         # one-sided: the closest point sits at the end of the shorter feature
         if wp.trace(F1) < wp.trace(F2):
             F1 = _rounded(F1)
         else:
             F2 = _rounded(F2)
-        A = _sliding(F1, F2, delta)
+        A = sliding_matrix(F1, F2, delta)
     w = wp.inverse(wp.transpose(A)) * (nu - F1 * nu + L * (F1 * pt))
     adj_d = (w - F2 * w) / L
     adj_theta2 = F2 * w

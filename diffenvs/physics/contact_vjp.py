@@ -17,23 +17,33 @@ Out: `x_mu, x_a, x_v, y` of both bodies, accumulated. With world force `F_f` and
     N = sum_f F_f x d_f(p) + T_f x d_f.ang   cotangent of a rotation of the frame
 
 `geometry` is the adjoint of how point, frame and distance follow the two bodies: see
-`contact_geometry_vjp`. Derivation: `DERIVATION.md`, sections 1, 3 and 4. Not covered: surface
-velocity, adhesion.
+`contact_geometry_vjp`. A moving surface (`surfacevel`) is a twist `s` fixed to its body, which the
+friction rows 1 to 3 add to the relative velocity; its part of `y`, `P` and `N` is that of `v`.
+Adhesion pulls along `n`, and as much is added to the constraint force by `adhesion / D` in `aref`.
+
+Derivation: `DERIVATION.md`, sections 1, 3 and 4.
 """
 
 import functools
 
+import mujoco
 import mujoco_warp as mjw
 import warp as wp
 
 from .constraint_vjp import RowCoefficients, position_cotangent, row_coefficients
+from .contact_feature import Mesh, mesh_of
 from .contact_geometry_vjp import Contact, ContactGeometry, Geom, geometry_vjp
-from .contact_shape_vjp import Mesh, mesh_of, shape_geometry_vjp
+from .contact_shape_vjp import shape_geometry_vjp
 from .record import Substep
 from .spatial import ang, force_cross, vec5, velocity_at, wrench
 from .workspace import Flags, Workspace
 
 wp.set_module_options({"enable_backward": False})
+
+# adhesion pulls by a passive force, and these are left out if both kinds are disabled
+_NO_PASSIVE = wp.constant(
+    int(mujoco.mjtDisableBit.mjDSBL_SPRING | mujoco.mjtDisableBit.mjDSBL_DAMPER)
+)
 
 vec6 = wp.types.vector(length=6, dtype=wp.float32)
 
@@ -67,6 +77,7 @@ def _pyramidal_rows(
     y: vec6,
     v: vec6,
     c: RowCoefficients,
+    adhesion: float,
 ) -> _Rows:
     """Rows `n +- friction_k e_k`, active where the residual is negative (dim 1: the normal)."""
     rows = _Rows()
@@ -92,7 +103,8 @@ def _pyramidal_rows(
                 rows.mu[k] -= mu_k * f
                 rows.a[k] += mu_k * g
                 rows.v[k] += mu_k * gw
-            rows.kappa += position_cotangent(c, v_row, g, y_row * f)
+            # adhesion adds to aref its share of the force divided by D
+            rows.kappa += position_cotangent(c, v_row, g, y_row * (f - adhesion / float(nrow)))
     return rows
 
 
@@ -108,6 +120,7 @@ def _elliptic_rows(
     y: vec6,
     v: vec6,
     c: RowCoefficients,
+    adhesion: float,
 ) -> _Rows:
     """Normal and friction rows, coupled by the cone where the contact slides."""
     rows = _Rows()
@@ -147,13 +160,21 @@ def _elliptic_rows(
         rows.a[k] = g[k]
         rows.v[k] = wp.where(k > 0, c.vel_friction, c.vel) * g[k]
         yf += y[k] * f
-    rows.kappa = position_cotangent(c, v[0], g[0], yf)
+    rows.kappa = position_cotangent(c, v[0], g[0], yf - adhesion * g[0] / D[first])
     return rows
 
 
+@wp.func
+def _surface_velocity(geom: Geom, surfacevel: vec6, pos: wp.vec3, p: wp.vec3) -> wp.spatial_vector:
+    """Twist of a moving surface; `p` is the contact point from where twists are taken."""
+    linear = geom.xmat * wp.vec3(surfacevel[0], surfacevel[1], surfacevel[2])
+    angular = geom.xmat * wp.vec3(surfacevel[3], surfacevel[4], surfacevel[5])
+    return wp.spatial_vector(angular, linear + wp.cross(angular, pos - geom.xpos - p))
+
+
 @functools.cache
-def contact_kernel(shapes: bool) -> wp.Kernel:
-    """The kernel; with `shapes` for all geoms, else for what `contact_geometry_vjp` covers."""
+def contact_kernel(shapes: bool, surfacevel: bool) -> wp.Kernel:
+    """The kernel; `shapes` for more than `contact_geometry_vjp` covers, `surfacevel` if any."""
 
     @wp.kernel(module="unique", enable_backward=False)
     def _contact_vjp(
@@ -166,6 +187,7 @@ def contact_kernel(shapes: bool) -> wp.Kernel:
         geom_bodyid: wp.array[int],
         geom_size: wp.array2d[wp.vec3],
         geom_dataid: wp.array2d[int],
+        geom_surfacevel: wp.array2d[vec6],
         mesh: Mesh,
         # Record:
         ne_in: wp.array[int],
@@ -185,6 +207,7 @@ def contact_kernel(shapes: bool) -> wp.Kernel:
         contact_solreffriction_in: wp.array[wp.vec2],
         contact_solimp_in: wp.array[vec5],
         contact_dim_in: wp.array[int],
+        contact_adhesion_in: wp.array[float],
         contact_geom_in: wp.array[wp.vec2i],
         efc_id_in: wp.array2d[int],
         efc_D_in: wp.array2d[float],
@@ -244,12 +267,32 @@ def contact_kernel(shapes: bool) -> wp.Kernel:
             w_v = ang(v2) - ang(v1)
             y = _in_frame(n, e2, e3, d_mu, w_mu)
             v = _in_frame(n, e2, e3, d_v, w_v)
+            geom1 = Geom()
+            geom1.type = geom_type[geom[0]]
+            geom1.size = geom_size[worldid % geom_size.shape[0], geom[0]]
+            geom1.xpos = geom_xpos_in[worldid, geom[0]]
+            geom1.xmat = geom_xmat_in[worldid, geom[0]]
+            geom1.meshid = geom_dataid[worldid % geom_dataid.shape[0], geom[0]]
+            geom2 = Geom()
+            geom2.type = geom_type[geom[1]]
+            geom2.size = geom_size[worldid % geom_size.shape[0], geom[1]]
+            geom2.xpos = geom_xpos_in[worldid, geom[1]]
+            geom2.xmat = geom_xmat_in[worldid, geom[1]]
+            geom2.meshid = geom_dataid[worldid % geom_dataid.shape[0], geom[1]]
+            if wp.static(surfacevel):
+                row = worldid % geom_surfacevel.shape[0]
+                s1 = _surface_velocity(geom1, geom_surfacevel[row, geom[0]], pos, p1)
+                s2 = _surface_velocity(geom2, geom_surfacevel[row, geom[1]], pos, p2)
+                d_s = velocity_at(s2, p2) - velocity_at(s1, p1)
+                w_s = ang(s2) - ang(s1)
+                v += vec6(0.0, wp.dot(e2, d_s), wp.dot(e3, d_s), wp.dot(n, w_s), 0.0, 0.0)
             dist = contact_dist_in[conid]
             depth = dist - contact_includemargin_in[conid]
             friction = contact_friction_in[conid]
             solimp = contact_solimp_in[conid]
             solref = contact_solref_in[conid]
             coefficients = row_coefficients(discrete, opt_disableflags, h, solref, solimp, depth)
+            adhesion = contact_adhesion_in[conid]
             rows = _Rows()
             if elliptic and dim > 1:
                 ref = contact_solreffriction_in[conid]
@@ -267,6 +310,7 @@ def contact_kernel(shapes: bool) -> wp.Kernel:
                     y,
                     v,
                     coefficients,
+                    adhesion,
                 )
             else:
                 rows = _pyramidal_rows(
@@ -279,8 +323,11 @@ def contact_kernel(shapes: bool) -> wp.Kernel:
                     y,
                     v,
                     coefficients,
+                    adhesion,
                 )
 
+            if (opt_disableflags & _NO_PASSIVE) != _NO_PASSIVE:
+                rows.mu[0] += adhesion
             f_mu = n * rows.mu[0] + e2 * rows.mu[1] + e3 * rows.mu[2]
             t_mu = n * rows.mu[3] + e2 * rows.mu[4] + e3 * rows.mu[5]
             f_a = n * rows.a[0] + e2 * rows.a[1] + e3 * rows.a[2]
@@ -306,18 +353,15 @@ def contact_kernel(shapes: bool) -> wp.Kernel:
                 c.N += rotation_in[conid]
             c.kappa = rows.kappa
 
-            geom1 = Geom()
-            geom1.type = geom_type[geom[0]]
-            geom1.size = geom_size[worldid % geom_size.shape[0], geom[0]]
-            geom1.xpos = geom_xpos_in[worldid, geom[0]]
-            geom1.xmat = geom_xmat_in[worldid, geom[0]]
-            geom1.meshid = geom_dataid[worldid % geom_dataid.shape[0], geom[0]]
-            geom2 = Geom()
-            geom2.type = geom_type[geom[1]]
-            geom2.size = geom_size[worldid % geom_size.shape[0], geom[1]]
-            geom2.xpos = geom_xpos_in[worldid, geom[1]]
-            geom2.xmat = geom_xmat_in[worldid, geom[1]]
-            geom2.meshid = geom_dataid[worldid % geom_dataid.shape[0], geom[1]]
+            y1 = wp.spatial_vector()
+            y2 = wp.spatial_vector()
+            if wp.static(surfacevel):
+                f_s = e2 * rows.v[1] + e3 * rows.v[2]
+                t_s = n * rows.v[3]
+                c.P += wp.cross(f_s, w_s)
+                c.N += wp.cross(f_s, d_s) + wp.cross(t_s, w_s)
+                y1 -= force_cross(s1, wrench(p1, f_s, t_s))
+                y2 += force_cross(s2, wrench(p2, f_s, t_s))
             geometry = ContactGeometry()
             if wp.static(shapes):
                 geometry = shape_geometry_vjp(mesh, geom1, geom2, c)
@@ -327,7 +371,7 @@ def contact_kernel(shapes: bool) -> wp.Kernel:
             x1_mu = wrench(p1, f_mu, t_mu)
             x1_a = wrench(p1, f_a, t_a)
             x1_v = wrench(p1, f_v, t_v)
-            y1 = -force_cross(mu1, x1_mu) - force_cross(a1, x1_a) - force_cross(v1, x1_v)
+            y1 -= force_cross(mu1, x1_mu) + force_cross(a1, x1_a) + force_cross(v1, x1_v)
             y1 += wrench(p1, geometry.force1, geometry.torque1)
             x_mu_io[worldid, body1] -= x1_mu
             x_a_io[worldid, body1] -= x1_a
@@ -337,7 +381,7 @@ def contact_kernel(shapes: bool) -> wp.Kernel:
             x2_mu = wrench(p2, f_mu, t_mu)
             x2_a = wrench(p2, f_a, t_a)
             x2_v = wrench(p2, f_v, t_v)
-            y2 = force_cross(mu2, x2_mu) + force_cross(a2, x2_a) + force_cross(v2, x2_v)
+            y2 += force_cross(mu2, x2_mu) + force_cross(a2, x2_a) + force_cross(v2, x2_v)
             y2 += wrench(p2, geometry.force2, geometry.torque2)
             x_mu_io[worldid, body2] += x2_mu
             x_a_io[worldid, body2] += x2_a
@@ -351,7 +395,7 @@ def contact_vjp(m: mjw.Model, flags: Flags, s: Substep, ws: Workspace) -> None:
     """Adjoint of contacts: accumulates into the cotangents of the bodies' fields."""
     d = s.d
     wp.launch(
-        contact_kernel(flags.shapes),
+        contact_kernel(flags.shapes, flags.surfacevel),
         dim=d.nworld,
         inputs=[
             m.opt.timestep,
@@ -362,6 +406,7 @@ def contact_vjp(m: mjw.Model, flags: Flags, s: Substep, ws: Workspace) -> None:
             m.geom_bodyid,
             m.geom_size,
             m.geom_dataid,
+            m.geom_surfacevel,
             mesh_of(m),
             d.ne,
             d.nf,
@@ -380,6 +425,7 @@ def contact_vjp(m: mjw.Model, flags: Flags, s: Substep, ws: Workspace) -> None:
             d.contact.solreffriction,
             d.contact.solimp,
             d.contact.dim,
+            d.contact.adhesion,
             d.contact.geom,
             d.efc.id,
             d.efc.D,

@@ -132,7 +132,7 @@ def converged(mjm: mujoco.MjModel) -> mujoco.MjModel:
     mjm.opt.solver = mujoco.mjtSolver.mjSOL_NEWTON
     mjm.opt.jacobian = mujoco.mjtJacobian.mjJAC_DENSE
     mjm.opt.iterations = mjm.opt.ls_iterations = 200
-    mjm.opt.tolerance, mjm.opt.ls_tolerance = 1e-15, 1e-6
+    mjm.opt.tolerance, mjm.opt.ls_tolerance = 1e-22, 1e-6
     mjm.opt.ccd_iterations, mjm.opt.ccd_tolerance = 300, 1e-14
     # Sensors and energy change nothing here; a run that diverges must not restart in silence.
     mjm.opt.disableflags |= int(mujoco.mjtDisableBit.mjDSBL_SENSOR)

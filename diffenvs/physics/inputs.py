@@ -1,13 +1,15 @@
 """The inputs of a step besides its state: controls, applied forces, poses of mocap bodies."""
 
 import dataclasses
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import mujoco
 import numpy as np
 import warp as wp
 
-from .check import UnsupportedFeature, colliding_pairs
+from .check import UnsupportedFeature
+from .check_contact import colliding_pairs
 
 if TYPE_CHECKING:
     from .step import Physics, State
@@ -134,12 +136,43 @@ def check_arrays(physics: "Physics", state: "State", inputs: Inputs) -> None:
 
 
 def check_mocap(mjm: mujoco.MjModel) -> None:
-    """Raises UnsupportedFeature if the pose of a mocap body has no gradient."""
+    """Raises UnsupportedFeature with all that keeps poses of mocap bodies from a gradient."""
+    found = list(_mocap_problems(mjm))
+    if found:
+        head = "the poses of mocap bodies have no gradient, leave mocap_pos and mocap_quat out or:"
+        raise UnsupportedFeature("\n  - ".join([head, *found]))
+
+
+def _mocap_problems(mjm: mujoco.MjModel) -> Iterator[str]:
+    """Forces of which only what reaches the joints is known, and planes, taken to be at rest."""
+    on_mocap = mjm.body_mocapid[mjm.body_rootid] >= 0
+    geoms, sites = on_mocap[mjm.geom_bodyid], on_mocap[mjm.site_bodyid]
     is_plane = mjm.geom_type == int(mujoco.mjtGeom.mjGEOM_PLANE)
-    on_mocap = mjm.body_mocapid[mjm.body_rootid[mjm.geom_bodyid]] >= 0
-    for geom in sorted({g for pair in colliding_pairs(mjm) for g in pair}):
-        if is_plane[geom] and on_mocap[geom]:
-            raise UnsupportedFeature(
-                f"geom '{mjm.geom(geom).name}' is a plane on a mocap body, whose pose has no"
-                " gradient: replace it by another shape, or leave mocap_pos and mocap_quat out"
+    touching = sorted({geom for pair in colliding_pairs(mjm) for geom in pair})
+    for i in touching:
+        if is_plane[i] and geoms[i]:
+            yield f"geom '{mjm.geom(i).name}' is a plane on a mocap body: use another shape"
+
+    for i in np.flatnonzero(mjm.tendon_type == int(mujoco.mjtTendon.mjTENDON_SPATIAL)).tolist():
+        path = range(mjm.tendon_adr[i], mjm.tendon_adr[i] + mjm.tendon_num[i])
+        if any(_holds_mocap(mjm, k, geoms, sites) for k in path):
+            yield f"tendon '{mjm.tendon(i).name}' (spatial) is attached to a mocap body: detach it"
+
+    for i in np.flatnonzero(mjm.actuator_trntype == int(mujoco.mjtTrn.mjTRN_SITE)).tolist():
+        both = mjm.actuator_trnid[i]
+        constant = mjm.actuator_gaintype[i] == int(mujoco.mjtGain.mjGAIN_FIXED)
+        constant &= mjm.actuator_biastype[i] == int(mujoco.mjtBias.mjBIAS_NONE)
+        if both[1] >= 0 and sites[both].any() and not constant:
+            yield (
+                f"actuator '{mjm.actuator(i).name}' has a force that depends on the pose of a site "
+                "on a mocap body: set gaintype to fixed and biastype to none"
             )
+
+
+def _holds_mocap(mjm: mujoco.MjModel, k: int, geoms: np.ndarray, sites: np.ndarray) -> bool:
+    """Whether a point of a tendon's path belongs to a mocap body, or to what hangs on one."""
+    wrap = mujoco.mjtWrap
+    if mjm.wrap_type[k] == int(wrap.mjWRAP_SITE):
+        return bool(sites[mjm.wrap_objid[k]])
+    wraps = (int(wrap.mjWRAP_SPHERE), int(wrap.mjWRAP_CYLINDER))
+    return mjm.wrap_type[k] in wraps and bool(geoms[mjm.wrap_objid[k]])

@@ -24,8 +24,8 @@ class Stepper:
 
     def __init__(self, mjm: mujoco.MjModel):
         self.mjm = mjm
-        rk4 = mjm.opt.integrator == mujoco.mjtIntegrator.mjINT_RK4
-        self._stage = mujoco.MjData(mjm) if rk4 else None
+        self._rk4 = mjm.opt.integrator == mujoco.mjtIntegrator.mjINT_RK4
+        self._stage = mujoco.MjData(mjm)
         joint = mujoco.mjtJoint
         turning = np.isin(mjm.jnt_type, [int(joint.mjJNT_FREE), int(joint.mjJNT_BALL)])
         first = mjm.jnt_dofadr + 3 * (mjm.jnt_type == int(joint.mjJNT_FREE))
@@ -59,7 +59,7 @@ class Stepper:
             mujoco.mj_step(self.mjm, data)
             return []
         act = data.act.copy()
-        if self._stage is not None:
+        if self._rk4:
             signature = [self._forces(stage) for stage in self._stages(data)]
             mujoco.mj_step(self.mjm, data)
         else:

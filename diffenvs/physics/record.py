@@ -62,6 +62,7 @@ CONTACT_FIELDS = (
     "solreffriction",
     "solimp",
     "dim",
+    "adhesion",
     "geom",
 )
 EFC_FIELDS = ("type", "id", "D", "force")

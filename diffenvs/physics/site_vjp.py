@@ -41,11 +41,9 @@ def _last_dof(
     # In:
     bodyid: int,
 ) -> int:
-    """The last dof that moves a body, -1 for a static one."""
+    """The last dof that moves a body, -1 for one that never moves (the world, a mocap body)."""
     weldid = body_weldid[bodyid]
-    if weldid == 0:
-        return -1
-    return body_dofadr[weldid] + body_dofnum[weldid] - 1
+    return wp.max(body_dofadr[weldid] + body_dofnum[weldid] - 1, -1)
 
 
 @wp.func

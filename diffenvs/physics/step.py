@@ -11,6 +11,7 @@ import warp as wp
 
 from . import private, solver_hessian, tangent
 from .check import check_model
+from .contact_refine import refine_contacts
 from .fold import folded
 from .inputs import Inputs, as_inputs, check_arrays, check_mocap, copy_inputs, make_inputs
 from .record import RK4_NODES, RK4_WEIGHTS, Record, Substep, make_substep
@@ -117,7 +118,8 @@ class Physics:
             self._solver = solver_hessian.Solver(self.m, self.d, mjm.opt.solver)
             self._flags = Flags.of(model, self.m.body_freeadr.size)
             ctx = self._solver.ctx
-            if mjm.opt.integrator == _RK4 and _reads_body_velocity(self.m):
+            own_stages = _reads_body_velocity(self.m) or self._flags.curved
+            if mjm.opt.integrator == _RK4 and own_stages:
                 ctrl = wp.zeros((nworld, self.nu), dtype=float)
                 inputs = Inputs(ctrl)
                 self._scratch = make_substep(self.m, self._flags, self.d, self._solver, inputs)
@@ -202,7 +204,7 @@ class Physics:
             if record is not None:
                 copy_inputs(record.inputs, inputs, "Physics.launch_step")
             for i, s in enumerate(substeps):
-                _forward(m, s, self._solver, retain=record is not None)
+                _forward(m, self._flags, s, self._solver, retain=record is not None)
                 if s.system_M is not None:
                     mjw.deriv_smooth_vel(m, s.d, s.system_M)
                 after = state_out if i + 1 == self.nstep else substeps[i + 1].d
@@ -211,7 +213,7 @@ class Physics:
                 fields = {name: getattr(after, name) for name in _STATE_FIELDS}
                 into = dataclasses.replace(s.d, **fields)
                 if s.rungekutta4 is not None:
-                    _rungekutta4(m, s, into, self._solver)
+                    _rungekutta4(m, self._flags, s, into, self._solver)
                 else:
                     _INTEGRATE[int(m.opt.integrator)](m, into)
             if record is not None:
@@ -386,13 +388,19 @@ def _copy_state(target, source) -> None:
             wp.copy(to, given)
 
 
-def _forward(m: mjw.Model, s: Substep, solver, retain: bool) -> None:
+def _forward(m: mjw.Model, flags: Flags, s: Substep, solver, retain: bool) -> None:
     """`mujoco_warp.forward` without sensors, energy and sleep; the Hessian is kept if `retain`."""
     d = s.d
     if _reads_body_velocity(m):
         mjw.kinematics(m, d)
         mjw.com_pos(m, d)
         mjw.com_vel(m, d)
+    if flags.curved:
+        mjw.kinematics(m, d)
+        mjw.collision(m, d)
+        refine_contacts(m, d)
+        opt = dataclasses.replace(m.opt, run_collision_detection=False)  # the contacts are there
+        m = dataclasses.replace(m, opt=opt)
     mjw.fwd_position(m, d, factorize=False)
     mjw.fwd_velocity(m, d)
     mjw.fwd_actuation(m, d)
@@ -422,7 +430,7 @@ _INTEGRATE = {
 }
 
 
-def _rungekutta4(m: mjw.Model, s: Substep, into: mjw.Data, solver) -> None:
+def _rungekutta4(m: mjw.Model, flags: Flags, s: Substep, into: mjw.Data, solver) -> None:
     """`mujoco_warp.rungekutta4` with every stage on memory of its own; see `rungekutta4_vjp`."""
     d, rk = s.d, s.rungekutta4
     act_dot_mean = rk.act_dot_mean if m.na else None
@@ -441,7 +449,7 @@ def _rungekutta4(m: mjw.Model, s: Substep, into: mjw.Data, solver) -> None:
         node, here = RK4_NODES[i - 1], stage.d
         displaced = dataclasses.replace(previous, qpos=here.qpos, qvel=here.qvel, act=here.act)
         private.rk_perturb_state(m, displaced, node, d.qpos, d.qvel, rk.rates[i - 1], d.act)
-        _forward(m, stage, solver, retain=True)
+        _forward(m, flags, stage, solver, retain=True)
         private.watch_overflow(m, here)
         wp.launch(
             private.rk_correct_velocity,

@@ -13,8 +13,8 @@ In:  `force_derivatives`, the joint vectors `mu`, `w`, `z` and their products wi
 Out: `adj_qpos`, `adj_qvel`, `adj_ctrl` accumulated; `x_ten_*` accumulated; `adj_input`, the
      cotangent of the input of an actuator that has an activation.
 
-A joint's `actuatorfrcrange` clamps the sum of all its actuators, which then have no derivative
-there. Derivation: `DERIVATION.md`, "Actuators".
+An `actuatorfrcrange` clamps the sum of the actuators of a joint or tendon, which then have no
+derivative there. Derivation: `DERIVATION.md`, "Actuators".
 """
 
 import mujoco
@@ -34,6 +34,7 @@ _BALL = wp.constant(int(mujoco.mjtJoint.mjJNT_BALL))
 _JOINT = wp.constant(int(mujoco.mjtTrn.mjTRN_JOINT))
 _JOINTINPARENT = wp.constant(int(mujoco.mjtTrn.mjTRN_JOINTINPARENT))
 _TENDON = wp.constant(int(mujoco.mjtTrn.mjTRN_TENDON))
+_ROUNDING = wp.constant(1.0e-5)  # relative, of a force that was scaled to its limit
 
 
 @wp.func
@@ -190,15 +191,46 @@ def _joint_actuator_vjp(
             adj_input_out[worldid, k] = adj_input
 
 
+@wp.func
+def _is_tendon_clamped(
+    # Model:
+    nactuator: int,
+    tendon_actfrclimited: wp.array[bool],
+    tendon_actfrcrange: wp.array2d[wp.vec2],
+    actuator_trntype: wp.array[int],
+    actuator_trnid: wp.array[wp.vec2i],
+    # Record:
+    actuator_force_in: wp.array2d[float],
+    # In:
+    worldid: int,
+    tenid: int,
+) -> bool:
+    """Whether `actuatorfrcrange` has scaled the forces on a tendon, down to rounding."""
+    if not tendon_actfrclimited[tenid]:
+        return False
+    force = float(0.0)
+    for k in range(nactuator):
+        if actuator_trntype[k] == _TENDON and actuator_trnid[k][0] == tenid:
+            force += actuator_force_in[worldid, k]
+    limits = tendon_actfrcrange[worldid % tendon_actfrcrange.shape[0], tenid]
+    low = limits[0] + _ROUNDING * wp.abs(limits[0])
+    high = limits[1] - _ROUNDING * wp.abs(limits[1])
+    return force <= low or force >= high
+
+
 @wp.kernel
 def _tendon_actuator_vjp(
     # Model:
     nactuator: int,
     opt_timestep: wp.array[float],
+    tendon_actfrclimited: wp.array[bool],
+    tendon_actfrcrange: wp.array2d[wp.vec2],
     actuator_trntype: wp.array[int],
     actuator_trnid: wp.array[wp.vec2i],
     actuator_actadr: wp.array[int],
     actuator_gear: wp.array2d[wp.spatial_vector],
+    # Record:
+    actuator_force_in: wp.array2d[float],
     # In:
     implicit: bool,
     derivatives_in: wp.array2d[vec7],
@@ -232,6 +264,19 @@ def _tendon_actuator_vjp(
             m_w = gear * w_in[worldid, tenid]
             m_e = gear * (a_in[worldid, tenid] - z_in[worldid, tenid])
         f = derivatives_in[worldid, k]
+        if _is_tendon_clamped(
+            nactuator,
+            tendon_actfrclimited,
+            tendon_actfrcrange,
+            actuator_trntype,
+            actuator_trnid,
+            actuator_force_in,
+            worldid,
+            tenid,
+        ):
+            force = f[0]
+            f = vec7(0.0)
+            f[0] = force
         x = phi_coefficients(f, h, gear * mu_in[worldid, tenid], m_w, m_e)
         x_mu_io[worldid, tenid] += gear * x[0]
         x_v_io[worldid, tenid] += gear * x[3]
@@ -290,10 +335,13 @@ def tendon_actuator_vjp(
         inputs=[
             m.nactuator,
             m.opt.timestep,
+            m.tendon_actfrclimited,
+            m.tendon_actfrcrange,
             m.actuator_trntype,
             m.actuator_trnid,
             m.actuator_actadr,
             m.actuator_gear,
+            s.d.actuator_force,
             flags.implicit_actuation,
             ws.force_derivatives,
             ws.ten_mu,

@@ -8,8 +8,8 @@ import mujoco_warp as mjw
 import numpy as np
 import warp as wp
 
-from .check import has_shapes
 from .check_actuator import depends_on_velocity, is_plain
+from .check_contact import has_curved, has_shapes
 from .spatial import mat66, vec7
 
 _DSBL, _TRN, _EQ = mujoco.mjtDisableBit, mujoco.mjtTrn, mujoco.mjtEq
@@ -57,6 +57,8 @@ class Flags:
     joint_equality: bool
     body_equality: bool  # connect or weld
     shapes: bool  # geoms collide that need contact_shape_vjp
+    curved: bool  # or contact_refine
+    surfacevel: bool  # surfaces of geoms move
 
     @classmethod
     def of(cls, mjm: mujoco.MjModel, nfree: int) -> "Flags":
@@ -123,6 +125,8 @@ class Flags:
             pair=pair,
             free_bodies=free_bodies,
             shapes=has_shapes(mjm),
+            curved=has_curved(mjm),
+            surfacevel=bool(mjm.geom_surfacevel.any()),
             **_tendon_flags(mjm, enabled),
             joint_equality=has_equality(_EQ.mjEQ_JOINT),
             body_equality=has_equality(_EQ.mjEQ_CONNECT, _EQ.mjEQ_WELD),
