@@ -10,7 +10,7 @@ normal.
 
 In:  the contacts that the simulator found, the geoms and their poses.
 Out: `dist`, `pos` and `frame` of these contacts, overwritten; a contact whose features are
-     parallel, or whose normal would turn by more than 0.1, is left as it was.
+     parallel, or whose normal would turn by more than 0.3, is left as it was.
 """
 
 import mujoco
@@ -26,7 +26,8 @@ _PLANE = wp.constant(int(mujoco.mjtGeom.mjGEOM_PLANE))
 _ELLIPSOID = wp.constant(int(mujoco.mjtGeom.mjGEOM_ELLIPSOID))
 _CYLINDER = wp.constant(int(mujoco.mjtGeom.mjGEOM_CYLINDER))
 _STEPS = wp.constant(4)
-_MOST_TURN = wp.constant(0.1)
+_MOST_TURN = wp.constant(0.3)
+_CONVERGED = wp.constant(1.0e-3)
 
 
 @wp.func
@@ -92,6 +93,7 @@ def _refine_contacts(
     x1 = contact_pos_io[conid] - origin - (0.5 * c.dist) * c.n
     x2 = x1 + c.dist * c.n
     one = wp.identity(n=2, dtype=float)
+    turn = float(0.0)
     step = int(0)
     while step < _STEPS:  # not unrolled
         step += 1
@@ -110,12 +112,13 @@ def _refine_contacts(
             return
         z = wp.inverse(A) * (f2.F * (th2 - th1) + (one - f2.F) * (d - c.dist * th1) / L)
         dn = th1 + z - f1.F * z
+        turn = wp.length(dn)
         s1 = L * (f1.F * z)
         s2 = s1 + c.dist * dn - d
         c.n = wp.normalize(c.n + dn[0] * c.e2 + dn[1] * c.e3)
         x1 = f1.point + s1[0] * c.e2 + s1[1] * c.e3
         x2 = f2.point + s2[0] * c.e2 + s2[1] * c.e3
-    if wp.length(c.n - first_n) > _MOST_TURN:
+    if turn > _CONVERGED or wp.length(c.n - first_n) > _MOST_TURN:
         return
     contact_dist_io[conid] = wp.dot(c.n, x2 - x1)
     contact_pos_io[conid] = origin + 0.5 * (x1 + x2)
