@@ -387,7 +387,7 @@ UNDER_DISCRETE = {
     ),
     "tendon": ({"extra": TENDON.format('stiffness="1"')}, "tendon 't' exerts a force under disc"),
     "equality": (
-        {"extra": '<equality><joint name="e" joint1="h" joint2="s"/></equality>'},
+        {"extra": '<equality><connect name="e" body1="link" anchor="0 0 0"/></equality>'},
         "equality 'e' is a constraint under discrete",
     ),
     "fluid": (

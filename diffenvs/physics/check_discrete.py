@@ -2,7 +2,7 @@
 
 Springs and dampers enter the system that this integrator solves, and its constraint rows have
 coefficients of their own; both are derived for springs and dampers of joints, affine actuators at
-hinges and slides, friction loss and limits of joints, and contacts.
+hinges and slides, friction loss, limits and equalities of joints, and contacts.
 """
 
 import copy
@@ -29,7 +29,7 @@ def check_discrete(
         )
     for i in np.flatnonzero(exerting_tendons).tolist():
         yield f"{name_of(mjm, 'tendon', i)} exerts a force {_ADVICE}"
-    for i in range(mjm.neq):
+    for i in np.flatnonzero(mjm.eq_type != int(mujoco.mjtEq.mjEQ_JOINT)).tolist():
         yield f"{name_of(mjm, 'equality', i)} is a constraint {_ADVICE}"
 
 

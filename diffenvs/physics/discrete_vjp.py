@@ -20,8 +20,9 @@ of an actuator with an affine gain.
 The matrix of a tree that is a single free body without contacts also holds h times the velocity
 derivative of its gyroscopic force (`free_body`): `mu` is solved for anew there.
 
-Derivation: `DERIVATION.md`, section 6. Not covered: equality, tendons, activations under an
-affine gain, transmissions other than hinges and slides (`check.py` refuses them).
+Derivation: `DERIVATION.md`, section 6. Not covered: equalities of bodies, tendons,
+activations under an affine gain, other transmissions than hinges and slides (`check.py` refuses
+them).
 """
 
 import mujoco

@@ -18,13 +18,14 @@ import mujoco_warp as mjw
 import warp as wp
 
 from .body_equality_vjp import body_equality_vjp
-from .constraint_vjp import kappa, kbip
+from .constraint_vjp import position_cotangent, row_coefficients
 from .record import Substep
 from .spatial import vec5, vec12
 from .workspace import Cotangent, Flags, Workspace
 
 wp.set_module_options({"enable_backward": False})
 
+_DSBL_REFSAFE = wp.constant(int(mujoco.mjtDisableBit.mjDSBL_REFSAFE))
 _JOINT = wp.constant(int(mujoco.mjtEq.mjEQ_JOINT))
 
 
@@ -42,19 +43,26 @@ def _joint_equality_vjp(
     eq_solref: wp.array2d[wp.vec2],
     eq_solimp: wp.array2d[vec5],
     eq_data: wp.array2d[vec12],
+    M_rownnz: wp.array[int],
+    M_rowadr: wp.array[int],
     # Record:
     ne_in: wp.array[int],
     qpos_in: wp.array2d[float],
     qvel_in: wp.array2d[float],
     qacc_in: wp.array2d[float],
+    qH_in: wp.array2d[float],
+    M_in: wp.array2d[float],
     efc_id_in: wp.array2d[int],
     efc_D_in: wp.array2d[float],
     efc_force_in: wp.array2d[float],
     # In:
+    discrete: bool,
     mu_in: wp.array2d[float],
     # Out:
     adj_qpos_io: wp.array2d[float],
     adj_qvel_io: wp.array2d[float],
+    adj_M_io: wp.array2d[float],
+    adj_qH_io: wp.array2d[float],
 ):
     """One scalar joint that follows a polynomial of another one, or a constant."""
     worldid = wp.tid()
@@ -81,8 +89,10 @@ def _joint_equality_vjp(
             curvature = 2.0 * data[2] + x * (6.0 * data[3] + x * 12.0 * data[4])
             y -= slope * mu_in[worldid, dof2]
 
-        p = kbip(
-            opt_disableflags,
+        # stiff equalities are not made safe under discrete
+        c = row_coefficients(
+            discrete,
+            wp.where(discrete, opt_disableflags | _DSBL_REFSAFE, opt_disableflags),
             h,
             eq_solref[worldid % eq_solref.shape[0], eqid],
             eq_solimp[worldid % eq_solimp.shape[0], eqid],
@@ -90,17 +100,39 @@ def _joint_equality_vjp(
         )
         f = efc_force_in[worldid, efcid]
         g = efc_D_in[worldid, efcid] * y
-        l = kappa(p, pos, g, y * f)
-        adj_qpos_io[worldid, dof1] -= l
-        adj_qvel_io[worldid, dof1] -= p[1] * g
+        vel = qvel_in[worldid, dof1]
         if dof2 >= 0:
-            second = g * (qacc_in[worldid, dof2] + p[1] * qvel_in[worldid, dof2])
+            vel -= slope * qvel_in[worldid, dof2]
+        l = position_cotangent(c, vel, g, y * f)
+        adj_qpos_io[worldid, dof1] -= l
+        adj_qvel_io[worldid, dof1] -= c.vel * g
+        if dof2 >= 0:
+            second = g * (qacc_in[worldid, dof2] + c.vel * qvel_in[worldid, dof2])
             second -= f * mu_in[worldid, dof2]
             adj_qpos_io[worldid, dof2] += slope * l + curvature * second
-            adj_qvel_io[worldid, dof2] += slope * p[1] * g
+            adj_qvel_io[worldid, dof2] += slope * c.vel * g
+        if discrete:
+            # the ratio of metrics in D, see metric_ratio_vjp
+            last1 = M_rowadr[dof1] + M_rownnz[dof1] - 1
+            M1 = M_in[worldid, last1]
+            qH1 = qH_in[worldid, last1]
+            num = 1.0 / qH1
+            den = 1.0 / M1
+            if dof2 >= 0:
+                last2 = M_rowadr[dof2] + M_rownnz[dof2] - 1
+                M2 = M_in[worldid, last2]
+                qH2 = qH_in[worldid, last2]
+                num += slope * slope / qH2
+                den += slope * slope / M2
+                turn = 2.0 * y * f * slope * (1.0 / (qH2 * num) - 1.0 / (M2 * den))
+                adj_qpos_io[worldid, dof2] -= curvature * turn
+                adj_qH_io[worldid, dof2] -= y * f * slope * slope / (qH2 * qH2 * num)
+                adj_M_io[worldid, dof2] += y * f * slope * slope / (M2 * M2 * den)
+            adj_qH_io[worldid, dof1] -= y * f / (qH1 * qH1 * num)
+            adj_M_io[worldid, dof1] += y * f / (M1 * M1 * den)
 
 
-def _launch_joint(m: mjw.Model, s: Substep, ws: Workspace, adj: Cotangent) -> None:
+def _launch_joint(m: mjw.Model, flags: Flags, s: Substep, ws: Workspace, adj: Cotangent) -> None:
     """Adjoint of joint equalities."""
     d = s.d
     wp.launch(
@@ -118,16 +150,21 @@ def _launch_joint(m: mjw.Model, s: Substep, ws: Workspace, adj: Cotangent) -> No
             m.eq_solref,
             m.eq_solimp,
             m.eq_data,
+            m.M_rownnz,
+            m.M_rowadr,
             d.ne,
             d.qpos,
             d.qvel,
             d.qacc,
+            d.qH,
+            d.M,
             d.efc.id,
             d.efc.D,
             d.efc.force,
+            flags.discrete,
             ws.joint_mu,
         ],
-        outputs=[adj.qpos, adj.qvel],
+        outputs=[adj.qpos, adj.qvel, ws.adj_M, ws.adj_qH],
     )
 
 
@@ -136,4 +173,4 @@ def equality_vjp(m: mjw.Model, flags: Flags, s: Substep, ws: Workspace, adj: Cot
     if flags.body_equality:
         body_equality_vjp(m, s, ws)
     if flags.joint_equality:
-        _launch_joint(m, s, ws, adj)
+        _launch_joint(m, flags, s, ws, adj)

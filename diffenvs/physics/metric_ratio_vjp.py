@@ -6,7 +6,7 @@ matrix with the diagonal of `M + h B + h^2 K` (`discrete_vjp`):
     D /= scale,   scale = num / den,   num = sum_c J_c^2 / qH_cc,   den = sum_c J_c^2 / M_cc
 
 In:  `mu`, its field of the bodies, the record's rows, contacts, `M`, `qH` and `crb`.
-Out: `adj_qpos` accumulated; `adj_qH`, the cotangent of the diagonal of qH at a constant M.
+Out: `adj_qpos` accumulated; `adj_qH` and `adj_M`, the cotangents of the two diagonals.
 
 With `s = sum of y f` over the rows, `J` has the cotangent
 
@@ -19,7 +19,8 @@ the sweep. The diagonals change with the composite inertia `I_j` behind a dof `j
 
     d M_cc / d qpos_j = -2 S_j . (S_c x* I_j S_c)     for c before the joint of j, else 0
 
-Derivation: `DERIVATION.md`, section 6. Not covered: rows of equality and of tendons.
+Derivation: `DERIVATION.md`, section 6. Ratios of joint equalities are in
+`equality_vjp`. Not covered: other equalities, rows of tendons.
 """
 
 import mujoco
@@ -86,14 +87,11 @@ def _joint_ratio_vjp(
     mu_in: wp.array2d[float],
     # Out:
     adj_qpos_io: wp.array2d[float],
-    adj_M_out: wp.array2d[float],
-    adj_qH_out: wp.array2d[float],
+    adj_M_io: wp.array2d[float],
+    adj_qH_io: wp.array2d[float],
 ):
-    """Ratios of friction losses and limits of joints; clears the cotangents of the diagonals."""
+    """Ratios of friction losses and limits of joints, one world per thread."""
     worldid = wp.tid()
-    for dofid in range(adj_M_out.shape[1]):
-        adj_M_out[worldid, dofid] = 0.0
-        adj_qH_out[worldid, dofid] = 0.0
     first = ne_in[worldid]
     for efcid in range(first, wp.min(first + nf_in[worldid], Jaref_in.shape[1])):
         if efc_type_in[worldid, efcid] != _FRICTION_DOF:
@@ -103,8 +101,8 @@ def _joint_ratio_vjp(
         if efc_D_in[worldid, efcid] * wp.abs(Jaref_in[worldid, efcid]) < loss:
             last = M_rowadr[dofid] + M_rownnz[dofid] - 1
             yf = mu_in[worldid, dofid] * efc_force_in[worldid, efcid]
-            adj_qH_out[worldid, dofid] -= yf / qH_in[worldid, last]
-            adj_M_out[worldid, dofid] += yf / M_in[worldid, last]
+            adj_qH_io[worldid, dofid] -= yf / qH_in[worldid, last]
+            adj_M_io[worldid, dofid] += yf / M_in[worldid, last]
     first += nf_in[worldid]
     for efcid in range(first, wp.min(first + nl_in[worldid], Jaref_in.shape[1])):
         if efc_type_in[worldid, efcid] != _LIMIT_JOINT or Jaref_in[worldid, efcid] >= 0.0:
@@ -141,8 +139,8 @@ def _joint_ratio_vjp(
             M = M_in[worldid, last]
             qH = qH_in[worldid, last]
             gamma[i] = _gamma(r, axis[i], M, qH)  # of the axis, not of the row: two signs cancel
-            adj_qH_out[worldid, adr + i] += _adj_qH(r, axis[i], qH)
-            adj_M_out[worldid, adr + i] += r.s * axis[i] * axis[i] / (M * M * r.den)
+            adj_qH_io[worldid, adr + i] += _adj_qH(r, axis[i], qH)
+            adj_M_io[worldid, adr + i] += r.s * axis[i] * axis[i] / (M * M * r.den)
         if ndof == 3:
             dq = ball_limit_axis_vjp(axis, angle, gamma)
             for i in range(3):

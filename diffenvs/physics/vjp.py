@@ -72,8 +72,11 @@ def forward_vjp(
 ) -> None:
     """Adds to the cotangents of state and inputs what follows from those of (qacc, act_dot)."""
     solve_vjp(m.nv, s.solver_h, s.solver_hfactor, adj_qacc, ws.joint_mu)
-    if flags.discrete and flags.free_bodies:
-        free_body_vjp(m, s, ws, adj_qacc, adj)
+    if flags.discrete:
+        ws.adj_M.zero_()
+        ws.adj_qH.zero_()
+        if flags.free_bodies:
+            free_body_vjp(m, s, ws, adj_qacc, adj)
     body_vjp(m, flags, s, ws)
     if flags.tendon:
         tendon_fields(m, flags, s, ws)
