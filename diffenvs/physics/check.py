@@ -17,8 +17,11 @@ import numpy as np
 from .check_actuator import check_actuators
 from .check_contact import check_contacts
 from .check_discrete import check_discrete
-from .check_tendon import exerting, tendon_problems
+from .check_equality import check_equalities
+from .check_passive import check_passive
+from .check_tendon import check_tendons
 from .fold import folded
+from .model_names import element_name, member_name
 
 
 class UnsupportedFeature(ValueError):
@@ -42,7 +45,6 @@ _DISABLE, _ENABLE = mujoco.mjtDisableBit, mujoco.mjtEnableBit
 _TRN, _DYN = mujoco.mjtTrn, mujoco.mjtDyn
 
 _MAX_DENSE_NV = 60  # mujoco_warp has no dense Jacobian for larger models
-_MAX_AUTO_DENSE_NV = 32  # above, jacobian = auto means sparse to mujoco_warp
 # With fewer iterations the active set at the end is often not that of the solution: CG with 20 has
 # worst errors of 4e-2 where 50 give 1e-4.
 _MIN_ITERATIONS = {"iterations": 4, "ls_iterations": 4}
@@ -264,14 +266,15 @@ def _fields(mjm: mujoco.MjModel) -> Iterator[str]:
         values = np.asarray(getattr(mjm, field))
         bad = (values.reshape(len(values), -1) != accepted).any(axis=1) if values.size else []
         for i in np.flatnonzero(bad).tolist():
-            yield f"{_name(mjm, element, i)} has {what}: {advice}"
+            yield f"{element_name(mjm, element, i)} has {what}: {advice}"
     for field, (element, enum, accepted, advice) in _TYPES.items():
         for i, value in enumerate(getattr(mjm, field)):
             if value not in [int(enum.__members__[k]) for k in accepted]:
-                yield f"{_name(mjm, element, i)} has {field} {_member(enum, value)}: {advice}"
+                name, kind = element_name(mjm, element, i), member_name(enum, value)
+                yield f"{name} has {field} {kind}: {advice}"
     for size, element in _EMPTY.items():
         for i in range(getattr(mjm, size)):
-            yield f"{_name(mjm, element, i)}: has no adjoint, remove it"
+            yield f"{element_name(mjm, element, i)}: has no adjoint, remove it"
     known = _FIELDS_FREE | set(_ONLY) | set(_TYPES)
     for field in _public(mjm) - known:
         value = getattr(mjm, field)
@@ -280,82 +283,6 @@ def _fields(mjm: mujoco.MjModel) -> Iterator[str]:
                 yield f"field {field} of MjModel: unknown to diffenvs, leave it at 0"
     if mjm.nv == 0:
         yield "the model has no degree of freedom: add a joint"
-
-
-def _passive_forces(mjm: mujoco.MjModel) -> Iterator[str]:
-    """Gravity compensation through actuators, and what of a fluid is not covered."""
-    actuation = mjm.nactuator and not mjm.opt.disableflags & int(_DISABLE.mjDSBL_ACTUATION)
-    if mjm.body_gravcomp.any() and not actuation:
-        for i in np.flatnonzero(mjm.jnt_actgravcomp).tolist():
-            yield (
-                f"{_name(mjm, 'joint', i)} has actuatorgravcomp, which does nothing where no "
-                "actuator is enabled: set actuatorgravcomp to false"
-            )
-    for field in ("density", "viscosity"):
-        if getattr(mjm.opt, field) < 0:
-            yield f"option {field} = {getattr(mjm.opt, field):g}: set it to 0 or more"
-    if not (mjm.opt.density or mjm.opt.viscosity):
-        return
-    for i in np.flatnonzero(mjm.geom_fluid.reshape(mjm.ngeom, -1)[:, 0]).tolist():
-        yield f"{_geom(mjm, i)} has fluidshape ellipsoid: set fluidshape to none"
-    discrete = mjm.opt.integrator == mujoco.mjtIntegrator.mjINT_DISCRETE
-    if discrete or mjm.opt.integrator == mujoco.mjtIntegrator.mjINT_IMPLICITFAST:
-        for i in _uncoupled_bodies(mjm, but_free=not discrete):
-            yield (
-                f"{_name(mjm, 'body', i)} has joints that its inertia does not couple but the "
-                "fluid does, which implicitfast and discrete leave out: set integrator to Euler or "
-                "RK4"
-            )
-
-
-def _uncoupled_bodies(mjm: mujoco.MjModel, but_free: bool) -> list[int]:
-    """Bodies of several dofs with a diagonal inertia, perhaps besides free and ball joints."""
-    found = []
-    for i in np.flatnonzero(mjm.body_simple).tolist():
-        rotations = (int(_JOINT.mjJNT_FREE), int(_JOINT.mjJNT_BALL))
-        first, count = mjm.body_jntadr[i], mjm.body_jntnum[i]
-        free = np.isin(mjm.jnt_type[first : first + count], rotations).all()
-        if mjm.body_dofnum[i] > 1 and not (but_free and free):
-            found.append(i)
-    return found
-
-
-def _actuators(mjm: mujoco.MjModel) -> Iterator[str]:
-    return check_actuators(mjm, _name)
-
-
-def _discrete(mjm: mujoco.MjModel) -> Iterator[str]:
-    return check_discrete(mjm, _name, exerting(mjm))
-
-
-def _tendons(mjm: mujoco.MjModel) -> Iterator[str]:
-    for i, problem in tendon_problems(mjm):
-        yield f"{_name(mjm, 'tendon', i)} {problem}"
-
-
-def _equalities(mjm: mujoco.MjModel) -> Iterator[str]:
-    """Rows of bodies without joints, whose weight mujoco_warp takes from the parent if sparse."""
-    mode = mjm.opt.jacobian
-    if mode == mujoco.mjtJacobian.mjJAC_DENSE or (
-        mode == mujoco.mjtJacobian.mjJAC_AUTO and mjm.nv <= _MAX_AUTO_DENSE_NV
-    ):
-        return
-    on_bodies = (int(mujoco.mjtEq.mjEQ_CONNECT), int(mujoco.mjtEq.mjEQ_WELD))
-    for i in np.flatnonzero(np.isin(mjm.eq_type, on_bodies)).tolist():
-        bodies = np.array([mjm.eq_obj1id[i], mjm.eq_obj2id[i]])
-        if mjm.eq_objtype[i] == int(mujoco.mjtObj.mjOBJ_SITE):
-            bodies = mjm.site_bodyid[bodies]
-        for body in bodies.tolist():
-            if mjm.body_weldid[body] not in (0, body):
-                yield (
-                    f"{_name(mjm, 'equality', i)} holds {_name(mjm, 'body', body)}, which has no "
-                    "joint, with a sparse jacobian, where mujoco_warp takes the weight of the "
-                    "parent: set jacobian to dense (nv <= 60), or hold the parent instead"
-                )
-
-
-def _contacts(mjm: mujoco.MjModel) -> Iterator[str]:
-    return check_contacts(mjm, _name, _geom)
 
 
 def _callbacks(mjm: mujoco.MjModel) -> Iterator[str]:
@@ -372,12 +299,12 @@ _CHECKS = (
     _options,
     _flags,
     _fields,
-    _actuators,
-    _passive_forces,
-    _tendons,
-    _discrete,
-    _equalities,
-    _contacts,
+    check_actuators,
+    check_passive,
+    check_tendons,
+    check_equalities,
+    check_contacts,
+    check_discrete,
     _callbacks,
 )
 
@@ -386,26 +313,8 @@ def _public(struct: object) -> set[str]:
     return {name for name in dir(struct) if not name.startswith("_")}
 
 
-def _name(mjm: mujoco.MjModel, element: str, i: int) -> str:
-    """`joint 'knee'`, or `joint 3 (unnamed)`; a dof goes by the name of its joint."""
-    if element == "dof":
-        return _name(mjm, "joint", mjm.dof_jntid[i])
-    kind = mujoco.mjtObj.__members__[f"mjOBJ_{element.upper()}"]
-    name = mujoco.mj_id2name(mjm, kind, int(i))
-    return f"{element} '{name}'" if name else f"{element} {i} (unnamed)"
-
-
-def _geom(mjm: mujoco.MjModel, i: int) -> str:
-    kind = _member(_GEOM, mjm.geom_type[i]).removeprefix("mjGEOM_").lower()
-    return f"{_name(mjm, 'geom', i)} ({kind})"
-
-
-def _member(enum: type, value: int) -> str:
-    return {int(v): k for k, v in enum.__members__.items()}.get(int(value), f"value {value}")
-
-
 def _shown(value: np.ndarray, accepted: tuple) -> str:
     """A scalar option as its enumeration names it, a vector as numbers."""
     if hasattr(accepted[0], "name"):
-        return _member(type(accepted[0]), value[0])
+        return member_name(type(accepted[0]), value[0])
     return str(value[0]) if value.size == 1 else str(value.tolist())

@@ -1,11 +1,12 @@
 """The part of `check` that concerns actuators: combinations whose derivative is not computed."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import mujoco
 import numpy as np
 
 from .check_tendon import leaves_pattern
+from .model_names import element_name
 
 _TRN, _DYN, _JOINT = mujoco.mjtTrn, mujoco.mjtDyn, mujoco.mjtJoint
 _GAIN, _BIAS, _DISABLE = mujoco.mjtGain, mujoco.mjtBias, mujoco.mjtDisableBit
@@ -34,14 +35,14 @@ def is_plain(mjm: mujoco.MjModel) -> np.ndarray:
     return plain
 
 
-def check_actuators(mjm: mujoco.MjModel, name_of: Callable) -> Iterator[str]:
-    """Problems of actuators beyond the kinds that `check` accepts; `name_of` is its `_name`."""
+def check_actuators(mjm: mujoco.MjModel) -> Iterator[str]:
+    """Problems of actuators beyond the kinds that `check` accepts."""
     disabled = int(mjm.opt.disableactuator)
     integrator = mjm.opt.integrator
     implicitfast = integrator == int(mujoco.mjtIntegrator.mjINT_IMPLICITFAST)
     by_velocity = depends_on_velocity(mjm)
     for i in range(mjm.nactuator):
-        name = name_of(mjm, "actuator", i)
+        name = element_name(mjm, "actuator", i)
         if mjm.actuator_group[i] in range(31) and disabled >> int(mjm.actuator_group[i]) & 1:
             yield (
                 f"{name} is disabled by option actuatorgroupdisable, which "
@@ -56,21 +57,21 @@ def check_actuators(mjm: mujoco.MjModel, name_of: Callable) -> Iterator[str]:
                 "unlike MuJoCo: set dyntype to filter"
             )
         if implicitfast and by_velocity[i]:
-            yield from _implicit_actuator(mjm, i, name_of)
+            yield from _implicit_actuator(mjm, i)
         if mjm.opt.disableflags & int(_DISABLE.mjDSBL_ACTUATION) and mjm.actuator_actlimited[i]:
             yield (
                 f"{name} has an actrange and option disableflags has mjDSBL_ACTUATION, under which "
                 "mujoco_warp clamps activations and MuJoCo does not: set actlimited to false"
             )
-    yield from _limited_joints(mjm, name_of)
-    yield from _limited_tendons(mjm, name_of)
+    yield from _limited_joints(mjm)
+    yield from _limited_tendons(mjm)
 
 
-def _limited_joints(mjm: mujoco.MjModel, name_of: Callable) -> Iterator[str]:
+def _limited_joints(mjm: mujoco.MjModel) -> Iterator[str]:
     elsewhere = np.flatnonzero(~np.isin(mjm.actuator_trntype, _JOINTS))
     driven = set().union(*(_driven(mjm, i) for i in elsewhere))
     for i in np.flatnonzero(mjm.jnt_actfrclimited).tolist():
-        name = f"{name_of(mjm, 'joint', i)} has actuatorfrcrange"
+        name = f"{element_name(mjm, 'joint', i)} has actuatorfrcrange"
         if mjm.jnt_type[i] in (int(_JOINT.mjJNT_FREE), int(_JOINT.mjJNT_BALL)):
             yield f"{name} and is free or ball: set actuatorfrclimited to false"
         if mjm.jnt_actgravcomp[i]:
@@ -82,22 +83,22 @@ def _limited_joints(mjm: mujoco.MjModel, name_of: Callable) -> Iterator[str]:
             )
 
 
-def _limited_tendons(mjm: mujoco.MjModel, name_of: Callable) -> Iterator[str]:
+def _limited_tendons(mjm: mujoco.MjModel) -> Iterator[str]:
     """The limit scales all forces on a tendon; only their sum is then known to be constant."""
     for i in np.flatnonzero(mjm.tendon_actfrclimited).tolist():
         on = (mjm.actuator_trntype == int(_TRN.mjTRN_TENDON)) & (mjm.actuator_trnid[:, 0] == i)
         gears = np.unique(mjm.actuator_gear[on, 0])
         if on.sum() > 1 and (gears.size > 1 or mjm.actuator_forcelimited[on].any()):
             yield (
-                f"{name_of(mjm, 'tendon', i)} has actuatorfrcrange and several actuators of which "
-                "one has a forcerange or another gear: remove the forcerange and use one gear"
+                f"{element_name(mjm, 'tendon', i)} has actuatorfrcrange and several actuators of "
+                "which one has a forcerange or another gear: remove the forcerange and use one gear"
             )
 
 
-def _implicit_actuator(mjm: mujoco.MjModel, i: int, name_of: Callable) -> Iterator[str]:
+def _implicit_actuator(mjm: mujoco.MjModel, i: int) -> Iterator[str]:
     """What an actuator whose force depends on velocity may not be under implicitfast."""
     advice = "set integrator to Euler, or its velocity gain and bias to 0"
-    name = name_of(mjm, "actuator", i)
+    name = element_name(mjm, "actuator", i)
     gain = mjm.actuator_gaintype[i]
     by_gain = gain == int(_GAIN.mjGAIN_MUSCLE) or (
         gain == int(_GAIN.mjGAIN_AFFINE) and mjm.actuator_gainprm[i, 2]
@@ -119,7 +120,7 @@ def _implicit_actuator(mjm: mujoco.MjModel, i: int, name_of: Callable) -> Iterat
     for dof in dofs:
         lone = mjm.tree_dofnum[mjm.dof_treeid[dof]] == 6
         if lone and mjm.jnt_type[mjm.dof_jntid[dof]] == int(_JOINT.mjJNT_FREE):
-            body = name_of(mjm, "body", mjm.dof_bodyid[dof])
+            body = element_name(mjm, "body", mjm.dof_bodyid[dof])
             yield (
                 f"{name} acts on the free {body} by a force that depends on velocity, under "
                 f"implicitfast: {advice}"

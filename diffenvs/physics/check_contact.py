@@ -1,10 +1,12 @@
 """The part of `check` that concerns contacts: which geoms may touch, and which can."""
 
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import mujoco
 import numpy as np
+
+from .model_names import element_name, geom_name
 
 _GEOM, _DISABLE = mujoco.mjtGeom, mujoco.mjtDisableBit
 
@@ -34,10 +36,8 @@ _CLIPPED_PAIRS = _pairs(
 )
 
 
-def check_contacts(
-    mjm: mujoco.MjModel, name: Callable[..., str], geom_name: Callable[..., str]
-) -> Iterator[str]:
-    """What of the model's contacts has no derivative; the arguments name elements and geoms."""
+def check_contacts(mjm: mujoco.MjModel) -> Iterator[str]:
+    """What of the model's contacts has no derivative."""
     partners = defaultdict(list)
     accepted = _PAIRS
     if mjm.opt.disableflags & int(_DISABLE.mjDSBL_MULTICCD):
@@ -52,14 +52,14 @@ def check_contacts(
             f"{geom_name(mjm, geom)} can collide with {with_}: replace it by spheres, capsules or "
             "ellipsoids, or rule the contact out by contype, conaffinity or <exclude>"
         )
-    yield from _slippery(mjm, geom_name)
+    yield from _slippery(mjm)
     distances = ("mjSENS_GEOMDIST", "mjSENS_GEOMNORMAL", "mjSENS_GEOMFROMTO")
     refused = [int(mujoco.mjtSensor.__members__[k]) for k in distances]
     for i in np.flatnonzero(np.isin(mjm.sensor_type, refused)).tolist():
-        yield f"{name(mjm, 'sensor', i)} adds geom pairs to the collision list: remove it"
+        yield f"{element_name(mjm, 'sensor', i)} adds geom pairs to the collision list: remove it"
 
 
-def _slippery(mjm: mujoco.MjModel, geom_name: Callable[..., str]) -> Iterator[str]:
+def _slippery(mjm: mujoco.MjModel) -> Iterator[str]:
     """Pairs whose pyramid of friction is too flat for single precision."""
     if mjm.opt.cone != mujoco.mjtCone.mjCONE_PYRAMIDAL:
         return

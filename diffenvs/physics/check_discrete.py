@@ -6,31 +6,31 @@ hinges and slides, friction loss, limits and equalities of joints, and contacts.
 """
 
 import copy
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import mujoco
 import numpy as np
 
 from .check_actuator import is_plain
+from .check_tendon import exerting
+from .model_names import element_name
 
 _ADVICE = "under discrete: set integrator to implicitfast, or to Euler"
 
 
-def check_discrete(
-    mjm: mujoco.MjModel, name_of: Callable, exerting_tendons: np.ndarray
-) -> Iterator[str]:
-    """Problems under the integrator discrete; `name_of` is `_name` of `check`."""
+def check_discrete(mjm: mujoco.MjModel) -> Iterator[str]:
+    """Problems under the integrator discrete."""
     if mjm.opt.integrator != mujoco.mjtIntegrator.mjINT_DISCRETE:
         return
     for i in np.flatnonzero(~_is_affine(mjm)).tolist():
         yield (
-            f"{name_of(mjm, 'actuator', i)} is more than an affine force at a hinge or slide "
+            f"{element_name(mjm, 'actuator', i)} is more than an affine force at a hinge or slide "
             f"without actuatorfrcrange, {_ADVICE}"
         )
-    for i in np.flatnonzero(exerting_tendons).tolist():
-        yield f"{name_of(mjm, 'tendon', i)} exerts a force {_ADVICE}"
+    for i in np.flatnonzero(exerting(mjm)).tolist():
+        yield f"{element_name(mjm, 'tendon', i)} exerts a force {_ADVICE}"
     for i in np.flatnonzero(mjm.eq_type != int(mujoco.mjtEq.mjEQ_JOINT)).tolist():
-        yield f"{name_of(mjm, 'equality', i)} is a constraint {_ADVICE}"
+        yield f"{element_name(mjm, 'equality', i)} is a constraint {_ADVICE}"
 
 
 def _is_affine(mjm: mujoco.MjModel) -> np.ndarray:

@@ -1,13 +1,20 @@
-"""Refuses, for `check`, what of tendons has no adjoint."""
+"""The part of `check` that concerns tendons."""
 
 from collections.abc import Iterator
 
 import mujoco
 import numpy as np
 
+from .model_names import element_name
 
-def tendon_problems(mjm: mujoco.MjModel) -> Iterator[tuple[int, str]]:
-    """Tendons and what of each has no adjoint."""
+
+def check_tendons(mjm: mujoco.MjModel) -> Iterator[str]:
+    """What of the model's tendons has no adjoint."""
+    for i, problem in _problems(mjm):
+        yield f"{element_name(mjm, 'tendon', i)} {problem}"
+
+
+def _problems(mjm: mujoco.MjModel) -> Iterator[tuple[int, str]]:
     implicitfast = mjm.opt.integrator == mujoco.mjtIntegrator.mjINT_IMPLICITFAST
     for i in np.flatnonzero(exerting(mjm)).tolist():
         for problem in _wraps(mjm, i):
@@ -46,14 +53,14 @@ def _wraps(mjm: mujoco.MjModel, tenid: int) -> Iterator[str]:
         geomid, side = mjm.wrap_objid[i], round(mjm.wrap_prm[i])
         if side < 0:
             continue
-        geom = mujoco.mj_id2name(mjm, mujoco.mjtObj.mjOBJ_GEOM, geomid) or f"{geomid} (unnamed)"
+        geom = element_name(mjm, "geom", geomid)
         bodies = mjm.body_weldid[[mjm.geom_bodyid[geomid], mjm.site_bodyid[side]]]
         data = mujoco.MjData(mjm)
         mujoco.mj_kinematics(mjm, data)
         distance = np.linalg.norm(data.site_xpos[side] - data.geom_xpos[geomid])
         if bodies[0] != bodies[1] or distance < 1.01 * mjm.geom_size[geomid, 0]:
             yield (
-                f"wraps around geom '{geom}' with a sidesite inside of it or on another body: move "
+                f"wraps around {geom} with a sidesite inside of it or on another body: move "
                 "the sidesite out of the geom, onto its body"
             )
 
