@@ -52,8 +52,9 @@ _PAIRS = _SIMPLE_PAIRS | _pairs(
     """plane-ellipsoid plane-cylinder plane-mesh sphere-ellipsoid sphere-cylinder sphere-box sphere-mesh capsule-ellipsoid
     ellipsoid-ellipsoid ellipsoid-cylinder ellipsoid-box ellipsoid-mesh"""
 )
+_MANIFOLD_PAIRS = _pairs("capsule-box box-box box-mesh mesh-mesh")
 # with a face or an edge on both sides, mujoco_warp clips one against the other unless told not to
-_CLIPPED_PAIRS = _pairs("capsule-cylinder capsule-mesh cylinder-cylinder cylinder-box cylinder-mesh box-mesh mesh-mesh")
+_CLIPPED_PAIRS = _pairs("capsule-cylinder capsule-mesh cylinder-cylinder cylinder-box cylinder-mesh")
 
 # field of opt: (values accepted, what to do instead)
 _OPTIONS = {
@@ -327,7 +328,7 @@ def _reads_unclamped_ctrl(mjm: mujoco.MjModel, i: int) -> bool:
 
 def _contacts(mjm: mujoco.MjModel) -> Iterator[str]:
     partners = defaultdict(list)
-    accepted = _PAIRS
+    accepted = _PAIRS | _MANIFOLD_PAIRS
     if mjm.opt.disableflags & int(_DISABLE.mjDSBL_MULTICCD):
         accepted = accepted | _CLIPPED_PAIRS
     for a, b in colliding_pairs(mjm):
@@ -415,6 +416,11 @@ def colliding_pairs(mjm: mujoco.MjModel) -> list[tuple[int, int]]:
 def has_shapes(mjm: mujoco.MjModel) -> bool:
     """Whether any geoms collide that are not as simple as spheres and capsules."""
     return any(_kinds(mjm, a, b) not in _SIMPLE_PAIRS for a, b in colliding_pairs(mjm))
+
+
+def has_manifolds(mjm: mujoco.MjModel) -> bool:
+    """Whether any geoms collide whose contacts come from clipping faces."""
+    return any(_kinds(mjm, a, b) in _MANIFOLD_PAIRS for a, b in colliding_pairs(mjm))
 
 
 def _kinds(mjm: mujoco.MjModel, a: int, b: int) -> frozenset[mujoco.mjtGeom]:

@@ -23,14 +23,18 @@ velocity, adhesion.
 
 import functools
 
+import mujoco
 import warp as wp
 
 from .constraint_vjp import kappa, kbip
 from .contact_geometry_vjp import Contact, ContactGeometry, Geom, geometry_vjp
 from .contact_shape_vjp import Mesh, shape_geometry_vjp
+from .manifold_vjp import has_manifold, is_alone, manifold_vjp
 from .spatial import ang, force_cross, vec5, velocity_at, wrench
 
 wp.set_module_options({"enable_backward": False})
+
+_NATIVECCD = wp.constant(int(mujoco.mjtDisableBit.mjDSBL_NATIVECCD))
 
 vec6 = wp.types.vector(length=6, dtype=wp.float32)
 
@@ -140,8 +144,11 @@ def _elliptic_rows(
 
 
 @functools.cache
-def contact_kernel(shapes: bool) -> wp.Kernel:
-    """The kernel; with `shapes` for all geoms, else for what `contact_geometry_vjp` covers."""
+def contact_kernel(shapes: bool, manifolds: bool) -> wp.Kernel:
+    """The kernel; with `shapes` for all geoms, else for what `contact_geometry_vjp` covers.
+
+    With `manifolds` also for pairs with several contacts (`manifold_vjp`).
+    """
 
     @wp.kernel(module="unique", enable_backward=False)
     def _contact_vjp(
@@ -304,7 +311,16 @@ def contact_kernel(shapes: bool) -> wp.Kernel:
             geom2.xmat = geom_xmat_in[worldid, geom[1]]
             geom2.meshid = geom_dataid[worldid % geom_dataid.shape[0], geom[1]]
             geometry = ContactGeometry()
-            if wp.static(shapes):
+            if wp.static(manifolds):
+                if has_manifold(geom1.type, geom2.type):
+                    alone = is_alone(
+                        conid, nl_in[worldid], nefc, efc_id_in[worldid], contact_geom_in
+                    )
+                    nativeccd = (opt_disableflags & _NATIVECCD) == 0
+                    geometry = manifold_vjp(mesh, geom1, geom2, c, alone, nativeccd)
+                else:
+                    geometry = shape_geometry_vjp(mesh, geom1, geom2, c)
+            elif wp.static(shapes):
                 geometry = shape_geometry_vjp(mesh, geom1, geom2, c)
             else:
                 geometry = geometry_vjp(geom1, geom2, c)

@@ -13,7 +13,7 @@ import mujoco_warp as mjw
 import warp as wp
 
 from . import actuator_vjp, constraint_vjp, contact_vjp, integrator_vjp, tree_vjp
-from .check import has_shapes
+from .check import has_manifolds, has_shapes
 from .contact_shape_vjp import mesh_of
 from .record import Substep
 from .solve_vjp import solve_vjp
@@ -38,6 +38,7 @@ class Flags:
     pair: bool  # the integrator's system differs from M
     free_bodies: bool  # gyroscopic blocks of single free bodies
     shapes: bool  # geoms collide that need contact_shape_vjp
+    manifolds: bool  # geoms collide that need manifold_vjp
 
     @classmethod
     def of(cls, mjm: mujoco.MjModel, nfree: int) -> "Flags":
@@ -73,6 +74,7 @@ class Flags:
             pair=pair,
             free_bodies=free_bodies,
             shapes=has_shapes(mjm),
+            manifolds=has_manifolds(mjm),
         )
 
 
@@ -240,7 +242,7 @@ def _tree_vjp(m, flags: Flags, s: Substep, ws: Workspace, adj_qpos, adj_qvel) ->
         outputs=[getattr(ws, name) for name in _FIELDS],
     )
     wp.launch(
-        contact_vjp.contact_kernel(flags.shapes),
+        contact_vjp.contact_kernel(flags.shapes, flags.manifolds),
         dim=d.nworld,
         inputs=[
             m.opt.timestep,
