@@ -22,6 +22,7 @@ from diffenvs.physics.finite_diff import States, contact_rich_states, has_steep_
 INTEGRATORS = {
     "euler": mujoco.mjtIntegrator.mjINT_EULER,
     "implicitfast": mujoco.mjtIntegrator.mjINT_IMPLICITFAST,
+    "rk4": mujoco.mjtIntegrator.mjINT_RK4,
 }
 CONES = {
     "pyramidal": mujoco.mjtCone.mjCONE_PYRAMIDAL,

@@ -75,7 +75,6 @@ def message(mjm):
 
 
 REFUSED = {
-    "rk4": (lambda: build('integrator="RK4"'), "option integrator = mjINT_RK4: set integrator"),
     "implicit": (lambda: build('integrator="implicit"'), "mjINT_IMPLICIT: set integrator"),
     "discrete": (lambda: build('integrator="discrete"'), "mjINT_DISCRETE: set integrator"),
     "cg": (lambda: build('solver="CG"'), "option solver = mjSOL_CG: set solver to Newton"),
@@ -397,7 +396,8 @@ def test_check_refuses_unknown_field(monkeypatch):
 
 def test_check_lists_everything():
     """One message names the model and all of its offending elements."""
-    text = message(build('integrator="RK4" density="1"', joint='frictionloss="1" stiffness="1 2"'))
+    options = 'integrator="implicit" density="1"'
+    text = message(build(options, joint='frictionloss="1" stiffness="1 2"'))
     assert text.startswith("model 'tiny' has 4 features without a gradient in diffenvs:\n")
     assert len(re.findall(r"^  - ", text, flags=re.MULTILINE)) == 4
 
@@ -488,7 +488,7 @@ def test_check_accepts_feature_models(name, integrator, cone):
     check_model(feature_models.load(name, integrator, cone))
 
 
-# What stands in the way once the integrator is implicitfast.
+# What stands in the way.
 GYMNASIUM = {
     "ant": [],
     "half_cheetah": [],
@@ -508,9 +508,6 @@ GYMNASIUM = {
 def test_check_gymnasium_models(name):
     """Of Gymnasium's eleven models seven pass; the others are refused for stated reasons."""
     mjm = mujoco.MjModel.from_xml_path(str(ASSETS / f"{name}.xml"))
-    if mjm.opt.integrator == mujoco.mjtIntegrator.mjINT_RK4:
-        assert "option integrator = mjINT_RK4" in message(mjm)
-    mjm.opt.integrator = mujoco.mjtIntegrator.mjINT_IMPLICITFAST
     expected = GYMNASIUM[name]
     if not expected:
         check_model(mjm)

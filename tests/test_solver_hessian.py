@@ -1,6 +1,7 @@
 """The Hessian that the solver leaves behind, against the one assembled from the constraint rows."""
 
 import dataclasses
+import pathlib
 
 import feature_models
 import mujoco
@@ -10,7 +11,7 @@ import pytest
 import warp as wp
 from test_step_vjp import load_gymnasium
 
-from diffenvs.physics import Physics, solver_hessian
+from diffenvs.physics import Physics, private
 from diffenvs.physics.finite_diff import contact_rich_states
 
 
@@ -135,7 +136,7 @@ def test_retained_factor_vs_hessian():
 @pytest.mark.parametrize("name", ["ant", "crawler"])
 def test_stale_hessian_is_rebuilt(name, monkeypatch):
     """A Hessian that is off in some worlds is recognised on the device and assembled anew there."""
-    stock = solver_hessian.solver._solve
+    stock = private.solve
     spoiled = np.arange(40) % 3 == 0
 
     def spoil(m: mjw.Model, d: mjw.Data, ctx) -> None:
@@ -144,7 +145,7 @@ def test_stale_hessian_is_rebuilt(name, monkeypatch):
         h[spoiled] *= 1.01
         ctx.h.assign(h)
 
-    monkeypatch.setattr(solver_hessian.solver, "_solve", spoil)
+    monkeypatch.setattr(private, "solve", spoil)
     physics, record = _recorded(_load(name, "pyramidal"), 40)
     assert _relative_errors(physics, record).max() < 2e-5
     # and nothing else is touched
@@ -154,10 +155,9 @@ def test_stale_hessian_is_rebuilt(name, monkeypatch):
 
 
 def test_private_names_of_mujoco_warp():
-    """The private names that are used exist with the fields that are used; all are in one file."""
+    """The private names exist with the fields that are used; all are imported by one file."""
     ctx_fields = {f.name for f in dataclasses.fields(mjw._src.types.SolverContext)}
     assert {"h", "hfactor", "Jaref", "done"} <= ctx_fields
-    for name in ("_create_solver_context", "_solve", "_update_gradient", "_use_incremental"):
-        assert hasattr(solver_hessian.solver, name), (
-            f"mujoco_warp has no solver.{name} any more: see diffenvs/physics/solver_hessian.py"
-        )
+    assert all(callable(getattr(private, name)) for name in private.__all__)
+    for path in pathlib.Path(private.__file__).parent.glob("*.py"):
+        assert "mujoco_warp._src" not in path.read_text() or path.name == "private.py"

@@ -139,6 +139,7 @@ GYMNASIUM = [
     )
     for integrator in ("euler", "implicitfast")
 ]
+GYMNASIUM += [("hopper", "rk4", "pyramidal"), ("ant", "rk4", "elliptic")]
 
 
 @pytest.mark.parametrize(("name", "integrator", "cone"), GYMNASIUM)

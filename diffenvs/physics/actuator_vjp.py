@@ -19,9 +19,12 @@ Not covered: activations, other transmissions, gains and biases (`check.py` refu
 """
 
 import mujoco
+import mujoco_warp as mjw
 import warp as wp
 
+from .record import Substep
 from .spatial import vec10
+from .workspace import Cotangent, Flags, Workspace
 
 wp.set_module_options({"enable_backward": False})
 
@@ -190,3 +193,84 @@ def _passive_vjp(
         if jnt_type[jntid] == _HINGE or jnt_type[jntid] == _SLIDE:
             stiffness = jnt_stiffness[worldid % jnt_stiffness.shape[0], jntid]
             adj_qpos_io[worldid, dofid] -= stiffness * mu
+
+
+def implicit_damping(m: mjw.Model, flags: Flags, s: Substep, ws: Workspace) -> None:
+    """Fills `ws.implicit`, the diagonal `E` of the integrator's system."""
+    d = s.d
+    wp.launch(
+        _implicit_damping,
+        dim=d.nworld,
+        inputs=[
+            m.nactuator,
+            m.jnt_dofadr,
+            m.dof_damping,
+            m.actuator_trnid,
+            m.actuator_gaintype,
+            m.actuator_biastype,
+            m.actuator_gainprm,
+            m.actuator_biasprm,
+            m.actuator_forcelimited,
+            m.actuator_forcerange,
+            m.actuator_gear,
+            d.ctrl,
+            d.actuator_force,
+            flags.implicit_damping,
+            flags.implicit_actuation,
+        ],
+        outputs=[ws.implicit],
+    )
+
+
+def passive_vjp(m: mjw.Model, flags: Flags, s: Substep, ws: Workspace, adj: Cotangent) -> None:
+    """Adjoint of the springs and dampers of joints."""
+    d = s.d
+    wp.launch(
+        _passive_vjp,
+        dim=(d.nworld, m.nv),
+        inputs=[
+            m.jnt_type,
+            m.jnt_stiffness,
+            m.dof_jntid,
+            m.dof_damping,
+            flags.spring,
+            flags.damper,
+            ws.joint_mu,
+        ],
+        outputs=[adj.qpos, adj.qvel],
+    )
+
+
+def actuator_vjp(m: mjw.Model, flags: Flags, s: Substep, ws: Workspace, adj: Cotangent) -> None:
+    """Adjoint of the actuators' forces."""
+    d = s.d
+    wp.launch(
+        _actuator_vjp,
+        dim=d.nworld,
+        inputs=[
+            m.nactuator,
+            m.opt.timestep,
+            m.jnt_dofadr,
+            m.actuator_trnid,
+            m.actuator_gaintype,
+            m.actuator_biastype,
+            m.actuator_gainprm,
+            m.actuator_biasprm,
+            m.actuator_ctrllimited,
+            m.actuator_ctrlrange,
+            m.actuator_forcelimited,
+            m.actuator_forcerange,
+            m.actuator_gear,
+            d.ctrl,
+            d.qacc,
+            d.actuator_length,
+            d.actuator_velocity,
+            d.actuator_force,
+            flags.clamp_ctrl,
+            flags.implicit_actuation,
+            ws.joint_mu,
+            ws.joint_w,
+            ws.joint_z,
+        ],
+        outputs=[adj.qpos, adj.qvel, adj.ctrl],
+    )

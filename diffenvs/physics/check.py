@@ -41,26 +41,37 @@ _MAX_TOLERANCE = 1e-5
 # so does the gradient's error: 1e-3 at 0.1, 1e-1 at 0.02.
 _MIN_PYRAMID_FRICTION = 0.1
 
+
 def _pairs(names: str) -> set[frozenset[mujoco.mjtGeom]]:
     """Kinds of geoms that may touch, from `kind-kind kind-kind ...`."""
     kinds = {k.removeprefix("mjGEOM_").lower(): v for k, v in _GEOM.__members__.items()}
     return {frozenset(kinds[kind] for kind in pair.split("-")) for pair in names.split()}
 
 
-_SIMPLE_PAIRS = _pairs("plane-sphere plane-capsule plane-box sphere-sphere sphere-capsule capsule-capsule")
-_PAIRS = _SIMPLE_PAIRS | _pairs(
-    """plane-ellipsoid plane-cylinder plane-mesh sphere-ellipsoid sphere-cylinder sphere-box sphere-mesh capsule-ellipsoid
-    ellipsoid-ellipsoid ellipsoid-cylinder ellipsoid-box ellipsoid-mesh"""
+_SIMPLE_PAIRS = _pairs(
+    "plane-sphere plane-capsule plane-box sphere-sphere sphere-capsule capsule-capsule"
 )
+_PAIRS = _SIMPLE_PAIRS | _pairs(
+    """plane-ellipsoid plane-cylinder plane-mesh sphere-ellipsoid sphere-cylinder sphere-box
+    sphere-mesh capsule-ellipsoid ellipsoid-ellipsoid ellipsoid-cylinder ellipsoid-box
+    ellipsoid-mesh"""
+)
+# Faces and edges on both sides, whose clipping has an adjoint.
 _MANIFOLD_PAIRS = _pairs("capsule-box box-box box-mesh mesh-mesh")
-# with a face or an edge on both sides, mujoco_warp clips one against the other unless told not to
-_CLIPPED_PAIRS = _pairs("capsule-cylinder capsule-mesh cylinder-cylinder cylinder-box cylinder-mesh")
+# Faces and edges on both sides, which mujoco_warp clips against each other unless told not to.
+_CLIPPED_PAIRS = _pairs(
+    "capsule-cylinder capsule-mesh cylinder-cylinder cylinder-box cylinder-mesh"
+)
 
 # field of opt: (values accepted, what to do instead)
 _OPTIONS = {
     "integrator": (
-        (mujoco.mjtIntegrator.mjINT_EULER, mujoco.mjtIntegrator.mjINT_IMPLICITFAST),
-        "set integrator to Euler or implicitfast",
+        (
+            mujoco.mjtIntegrator.mjINT_EULER,
+            mujoco.mjtIntegrator.mjINT_RK4,
+            mujoco.mjtIntegrator.mjINT_IMPLICITFAST,
+        ),
+        "set integrator to Euler, RK4 or implicitfast",
     ),
     "solver": ((mujoco.mjtSolver.mjSOL_NEWTON,), "set solver to Newton"),
     "cone": (
@@ -338,9 +349,8 @@ def _contacts(mjm: mujoco.MjModel) -> Iterator[str]:
     for geom, others in partners.items():
         with_ = ", ".join(_geom(mjm, other) for other in sorted(others))
         yield (
-            f"{_geom(mjm, geom)} can collide with {with_}: replace it by spheres or capsules "
-            "(a box may touch planes only), or rule the contact out by contype, conaffinity or "
-            "<exclude>"
+            f"{_geom(mjm, geom)} can collide with {with_}: replace it by spheres, capsules or "
+            "ellipsoids, or rule the contact out by contype, conaffinity or <exclude>"
         )
     yield from _slippery(mjm)
     distances = ("mjSENS_GEOMDIST", "mjSENS_GEOMNORMAL", "mjSENS_GEOMFROMTO")
@@ -419,7 +429,7 @@ def has_shapes(mjm: mujoco.MjModel) -> bool:
 
 
 def has_manifolds(mjm: mujoco.MjModel) -> bool:
-    """Whether any geoms collide whose contacts come from clipping faces."""
+    """Whether any geoms collide whose contacts come from clipping their faces."""
     return any(_kinds(mjm, a, b) in _MANIFOLD_PAIRS for a, b in colliding_pairs(mjm))
 
 

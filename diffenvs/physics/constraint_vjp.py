@@ -18,9 +18,12 @@ Derivation: `DERIVATION.md`, sections 1 and 7. Not covered: equality, friction l
 """
 
 import mujoco
+import mujoco_warp as mjw
 import warp as wp
 
+from .record import Substep
 from .spatial import vec5
+from .workspace import Cotangent, Flags, Workspace
 
 wp.set_module_options({"enable_backward": False})
 
@@ -101,10 +104,13 @@ def _limit_vjp(
     jnt_range: wp.array2d[wp.vec2],
     jnt_margin: wp.array2d[float],
     # Record:
+    ne_in: wp.array[int],
+    nf_in: wp.array[int],
     nl_in: wp.array[int],
     qpos_in: wp.array2d[float],
     qvel_in: wp.array2d[float],
     qacc_in: wp.array2d[float],
+    efc_type_in: wp.array2d[int],
     efc_id_in: wp.array2d[int],
     efc_D_in: wp.array2d[float],
     efc_force_in: wp.array2d[float],
@@ -115,11 +121,12 @@ def _limit_vjp(
     adj_qpos_io: wp.array2d[float],
     adj_qvel_io: wp.array2d[float],
 ):
-    """Limit rows come first among the rows; one world per thread, rows in order."""
+    """One world per thread, rows in order."""
     worldid = wp.tid()
     h = opt_timestep[worldid % opt_timestep.shape[0]]
-    for efcid in range(wp.min(nl_in[worldid], Jaref_in.shape[1])):
-        if Jaref_in[worldid, efcid] >= 0.0:
+    first = ne_in[worldid] + nf_in[worldid]
+    for efcid in range(first, wp.min(first + nl_in[worldid], Jaref_in.shape[1])):
+        if efc_type_in[worldid, efcid] != _LIMIT_JOINT or Jaref_in[worldid, efcid] >= 0.0:
             continue
         jntid = efc_id_in[worldid, efcid]
         adr = jnt_dofadr[jntid]
@@ -165,3 +172,36 @@ def _limit_vjp(
             g = D * y
             adj_qpos_io[worldid, adr] -= J * kappa(p, pos, g, y * f)
             adj_qvel_io[worldid, adr] -= J * p[1] * g
+
+
+def limit_vjp(m: mjw.Model, flags: Flags, s: Substep, ws: Workspace, adj: Cotangent) -> None:
+    """Adjoint of the limits of joints."""
+    d = s.d
+    wp.launch(
+        _limit_vjp,
+        dim=d.nworld,
+        inputs=[
+            m.opt.timestep,
+            m.opt.disableflags,
+            m.jnt_type,
+            m.jnt_qposadr,
+            m.jnt_dofadr,
+            m.jnt_solref,
+            m.jnt_solimp,
+            m.jnt_range,
+            m.jnt_margin,
+            d.ne,
+            d.nf,
+            d.nl,
+            d.qpos,
+            d.qvel,
+            d.qacc,
+            d.efc.type,
+            d.efc.id,
+            d.efc.D,
+            d.efc.force,
+            s.solver_Jaref,
+            ws.joint_mu,
+        ],
+        outputs=[adj.qpos, adj.qvel],
+    )

@@ -9,15 +9,16 @@ Out: `ContactGeometry`: wrenches about `pos` on the two bodies, cotangents of th
 
 In the tangent plane a surface is known by its radii of curvature, the matrix `C`: 0 at a corner,
 infinite along a straight line. Its flatness `F = C (C + L)^-1`, `L` some length of the size of the
-geoms, is always finite. If bodies i turn the normal by `th_i` and move the closest points by `d`
-against each other, the normal changes by `dn` and the closest point slides by `s` on body 1:
+geoms, is always finite. If the bodies turn their surfaces' normals by `th_i` and move the closest
+points by `d` against each other, the contact's normal changes by `dn` and the closest point slides
+on body 1 by `s`:
 
     A z = F2 (th_2 - th_1) + (1 - F2)(d/L - dist/L th_1),   dn = th_1 + (1 - F1) z,   s = L F1 z
     A = F2 (1 - F1) + (1 - F2) F1 + dist/L (1 - F2)(1 - F1)
 
 Planes do not move: there `dn = 0`, and the points need not be closest ones. This file holds spheres
-and capsules, and boxes on planes; `contact_shape_vjp` the other shapes. Derivation: `DERIVATION.md`,
-section 4. Not covered: points that come from clipping faces or edges against each other.
+and capsules, and boxes on planes; `contact_shape_vjp` the other shapes. Derivation:
+`DERIVATION.md`, section 4.
 """
 
 import mujoco
@@ -131,7 +132,6 @@ def pair_geometry_vjp(c: Contact, F1: wp.mat22, F2: wp.mat22, L: float) -> Conta
         else:
             F2 = _rounded(F2)
         A = _sliding(F1, F2, delta)
-    one = wp.identity(n=2, dtype=float)
     w = wp.inverse(wp.transpose(A)) * (nu - F1 * nu + L * (F1 * pt))
     adj_d = (w - F2 * w) / L
     adj_theta2 = F2 * w
@@ -152,7 +152,7 @@ def pair_geometry_vjp(c: Contact, F1: wp.mat22, F2: wp.mat22, L: float) -> Conta
 
 @wp.func
 def plane_point_vjp(c: Contact, point: wp.vec3) -> ContactGeometry:
-    """A static plane and a point of the body, or of its surface with the direction of `n`."""
+    """A static plane and a point that moves with the body; `pos` is halfway to the plane."""
     out = ContactGeometry()
     out.force2 = c.P + (c.kappa - 0.5 * wp.dot(c.n, c.P)) * c.n
     out.torque2 = wp.cross(point - c.pos, out.force2)

@@ -1,21 +1,25 @@
 """Adjoint of contact geometry for boxes, cylinders, ellipsoids and convex meshes.
 
-Forward, inputs and outputs: see `contact_geometry_vjp`, which says what flatness is. Here it is found
-for every shape, from the witness point `x` and the outward normal `m` in the frame of the geom. Which
-feature touches is decided without a tolerance: at a closest point either a face of the shape holds
-the point (then the normal may lean towards it) or the point has some way to go to the face (then
-the normal has no part along it). So what is larger decides, `|m|` times a length or the way to go.
+Forward, inputs and outputs: see `contact_geometry_vjp`, which says what flatness is. Here it is
+found for every shape, from the witness point `x` and the outward normal `m` in the frame of the
+geom. Which feature touches is decided without a tolerance: at a closest point either a face of the
+shape holds the point (then the normal may lean towards it) or the point has some way to go to the
+face (then the normal has no part along it). So what is larger decides, `|m|` times a length or the
+way to go.
 
     box         corner, edge, face: three, two or one pair of faces hold the point
-    cylinder    side: line with the radius across; cap: plane; rim: `C = r / |m_xy|` along the circle
-    ellipsoid   `C = (S^2 - x x') / |S m|`, `S = diag(size)`, the Hessian of the support function
+    cylinder    side: line with the radius across; cap: plane; rim: `C = r / |m_xy|` along it
+    ellipsoid   `C = (S^2 - x x') / |S m|`, `S = diag(size)`, the Hessian of its support function
     mesh        corner, edge or face of the convex hull, found at the vertex farthest along `m`
 
 A plane touches the lowest points of the other geom and up to three more. Corners and vertices are
-points of the body. The point of an ellipsoid slides by `C th_2`. All points on the caps of a cylinder
-keep their place relative to the axis and the horizontal `a x e` (`e` is the plane's normal less its
-part along the axis `a`): they turn with the body and in addition about `a` by `w.(b x n)/|e|`, where
-`b = a x e/|e|`. Derivation: `DERIVATION.md`, section 4.
+points of the body. The point of an ellipsoid slides by `C th_2`. All points on the caps of a
+cylinder keep their place relative to the axis `a` and the horizontal `b = a x e/|e|` (`e` is the
+plane's normal less its part along the axis): they turn with the body and in addition about `a`, by
+`w.(b x n)/|e|`. That grows without bound as a cylinder stands up: its lowest point runs around.
+
+Derivation: `DERIVATION.md`, section 4. Not covered: points that come from clipping faces or edges
+against each other, height fields, signed distance fields.
 """
 
 import mujoco
@@ -184,7 +188,7 @@ def _mesh_flatness(
 
 @wp.func
 def _flatness(mesh: Mesh, geom: Geom, c: Contact, out: wp.vec3, L: float) -> wp.mat22:
-    """Flatness of a geom with the outward normal `out`."""
+    """Flatness of a geom where its outward normal is `out`, `n` or `-n`."""
     surface = c.pos - 0.5 * c.dist * c.n
     if wp.dot(out, c.n) < 0.0:
         surface = c.pos + 0.5 * c.dist * c.n

@@ -24,13 +24,16 @@ velocity, adhesion.
 import functools
 
 import mujoco
+import mujoco_warp as mjw
 import warp as wp
 
 from .constraint_vjp import kappa, kbip
 from .contact_geometry_vjp import Contact, ContactGeometry, Geom, geometry_vjp
-from .contact_shape_vjp import Mesh, shape_geometry_vjp
+from .contact_shape_vjp import Mesh, mesh_of, shape_geometry_vjp
 from .manifold_vjp import has_manifold, is_alone, manifold_vjp
+from .record import Substep
 from .spatial import ang, force_cross, vec5, velocity_at, wrench
+from .workspace import Flags, Workspace
 
 wp.set_module_options({"enable_backward": False})
 
@@ -147,7 +150,7 @@ def _elliptic_rows(
 def contact_kernel(shapes: bool, manifolds: bool) -> wp.Kernel:
     """The kernel; with `shapes` for all geoms, else for what `contact_geometry_vjp` covers.
 
-    With `manifolds` also for pairs with several contacts (`manifold_vjp`).
+    With `manifolds` also for pairs of geoms that are clipped against each other.
     """
 
     @wp.kernel(module="unique", enable_backward=False)
@@ -163,6 +166,8 @@ def contact_kernel(shapes: bool, manifolds: bool) -> wp.Kernel:
         geom_dataid: wp.array2d[int],
         mesh: Mesh,
         # Record:
+        ne_in: wp.array[int],
+        nf_in: wp.array[int],
         nl_in: wp.array[int],
         nefc_in: wp.array[int],
         subtree_com_in: wp.array2d[wp.vec3],
@@ -197,7 +202,8 @@ def contact_kernel(shapes: bool, manifolds: bool) -> wp.Kernel:
         worldid = wp.tid()
         h = opt_timestep[worldid % opt_timestep.shape[0]]
         nefc = wp.min(nefc_in[worldid], Jaref_in.shape[1])
-        efcid = nl_in[worldid]
+        first_contact = ne_in[worldid] + nf_in[worldid] + nl_in[worldid]
+        efcid = first_contact
         while efcid < nefc:
             conid = efc_id_in[worldid, efcid]
             dim = contact_dim_in[conid]
@@ -313,11 +319,14 @@ def contact_kernel(shapes: bool, manifolds: bool) -> wp.Kernel:
             geometry = ContactGeometry()
             if wp.static(manifolds):
                 if has_manifold(geom1.type, geom2.type):
-                    alone = is_alone(
-                        conid, nl_in[worldid], nefc, efc_id_in[worldid], contact_geom_in
+                    geometry = manifold_vjp(
+                        mesh,
+                        geom1,
+                        geom2,
+                        c,
+                        is_alone(conid, first_contact, nefc, efc_id_in[worldid], contact_geom_in),
+                        (opt_disableflags & _NATIVECCD) == 0,
                     )
-                    nativeccd = (opt_disableflags & _NATIVECCD) == 0
-                    geometry = manifold_vjp(mesh, geom1, geom2, c, alone, nativeccd)
                 else:
                     geometry = shape_geometry_vjp(mesh, geom1, geom2, c)
             elif wp.static(shapes):
@@ -346,3 +355,49 @@ def contact_kernel(shapes: bool, manifolds: bool) -> wp.Kernel:
             y_io[worldid, body2] += y2
 
     return _contact_vjp
+
+
+def contact_vjp(m: mjw.Model, flags: Flags, s: Substep, ws: Workspace) -> None:
+    """Adjoint of contacts: accumulates into the cotangents of the bodies' fields."""
+    d = s.d
+    wp.launch(
+        contact_kernel(flags.shapes, flags.manifolds),
+        dim=d.nworld,
+        inputs=[
+            m.opt.timestep,
+            m.opt.impratio_invsqrt,
+            m.opt.disableflags,
+            m.body_rootid,
+            m.geom_type,
+            m.geom_bodyid,
+            m.geom_size,
+            m.geom_dataid,
+            mesh_of(m),
+            d.ne,
+            d.nf,
+            d.nl,
+            d.nefc,
+            d.subtree_com,
+            d.cvel,
+            d.geom_xpos,
+            d.geom_xmat,
+            d.contact.dist,
+            d.contact.pos,
+            d.contact.frame,
+            d.contact.includemargin,
+            d.contact.friction,
+            d.contact.solref,
+            d.contact.solreffriction,
+            d.contact.solimp,
+            d.contact.dim,
+            d.contact.geom,
+            d.efc.id,
+            d.efc.D,
+            d.efc.force,
+            s.solver_Jaref,
+            flags.elliptic,
+            ws.mu,
+            ws.a,
+        ],
+        outputs=[ws.x_mu, ws.x_a, ws.x_v, ws.y],
+    )

@@ -6,9 +6,10 @@ Forward, with the constrained acceleration `qacc`, inertia `M` and time step `h`
 
 `E` is minus the velocity derivative of the joint-space forces that the integrator treats
 implicitly: joint damping for Euler; damping and the actuators' velocity terms for implicitfast.
-Every actuator acts on one hinge or slide, so `E` is diagonal, except for a tree that is a single
-free body under implicitfast, where the velocity derivative of the gyroscopic force joins its 6 x 6
-block (which is then not symmetric).
+Where every actuator acts on one hinge or slide, and no tendon or fluid damps, `E` is diagonal;
+else the record holds `M + h E` as the simulator assembled it. A tree that is a single free body is
+an exception under implicitfast: the velocity derivative of the gyroscopic force joins its 6 x 6
+block, which is then not symmetric.
 
 In:  `adj_qpos_next` (tangent, nv), `adj_qvel_next`.
 Out: `adj_qpos`, `adj_qvel` (direct parts), `w` with `(M + h E)^T w = h adj_qvel_next'`, the
@@ -21,9 +22,13 @@ discrete.
 """
 
 import mujoco
+import mujoco_warp as mjw
 import warp as wp
 
+from .actuator_vjp import implicit_damping
+from .record import Substep
 from .spatial import right_jacobian_transposed, rotate_by
+from .workspace import Cotangent, Flags, Workspace
 
 wp.set_module_options({"enable_backward": False})
 
@@ -133,6 +138,31 @@ def _implicit_qacc_vjp(
     adj_qacc_out[worldid, dofid] = (
         rhs_in[worldid, dofid] - h * implicit_in[worldid, dofid] * w_in[worldid, dofid]
     )
+
+
+@wp.kernel
+def _implicit_matrix(
+    # Record:
+    M_in: wp.array2d[float],
+    system_M_in: wp.array2d[float],
+    # Out:
+    implicit_M_out: wp.array2d[float],
+):
+    """h E = (M + h E) - M, in the sparsity pattern of M."""
+    worldid, k = wp.tid()
+    implicit_M_out[worldid, k] = system_M_in[worldid, k] - M_in[worldid, k]
+
+
+@wp.kernel
+def _subtracted(
+    # In:
+    rhs_in: wp.array2d[float],
+    # Out:
+    product_io: wp.array2d[float],
+):
+    """adj_qacc = M w = rhs - h E w."""
+    worldid, dofid = wp.tid()
+    product_io[worldid, dofid] = rhs_in[worldid, dofid] - product_io[worldid, dofid]
 
 
 @wp.func
@@ -257,3 +287,87 @@ def _free_body_vjp(
     for k in range(3):
         adj_qpos_io[worldid, adr + 3 + k] -= h * dq[k]
         adj_qvel_io[worldid, adr + 3 + k] -= h * dv[k]
+
+
+def next_position_vjp(
+    m: mjw.Model,
+    flags: Flags,
+    s: Substep,
+    ws: Workspace,
+    qvel_next: wp.array,
+    adj_next: Cotangent,
+    adj: Cotangent,
+) -> None:
+    """Adjoint of `qpos_next = qpos (+) h qvel_next`; fills `adj` and `ws.rhs`."""
+    d = s.d
+    wp.launch(
+        _next_position_vjp,
+        dim=(d.nworld, m.njnt),
+        inputs=[
+            m.opt.timestep,
+            m.jnt_type,
+            m.jnt_dofadr,
+            qvel_next,
+            adj_next.qpos,
+            adj_next.qvel,
+        ],
+        outputs=[adj.qpos, adj.qvel, ws.rhs],
+    )
+
+
+def velocity_solve_vjp(
+    m: mjw.Model, flags: Flags, s: Substep, ws: Workspace, adj: Cotangent
+) -> None:
+    """Adjoint of `(M + h E) qacc_eff = M qacc`: fills `ws.joint_w`, `joint_z` and `adj_qacc`."""
+    d = s.d
+    implicit_damping(m, flags, s, ws)
+    if s.system_M is None:
+        wp.launch(
+            _implicit_diagonal,
+            dim=(d.nworld, m.nv),
+            inputs=[m.opt.timestep, m.M_rownnz, m.M_rowadr, d.M, d.qacc, ws.implicit],
+            outputs=[ws.system.M, ws.rhs_z],
+        )
+    else:
+        wp.copy(ws.system.M, s.system_M)
+        wp.launch(
+            _implicit_matrix,
+            dim=d.M.shape,
+            inputs=[d.M, s.system_M],
+            outputs=[ws.implicit_M],
+        )
+        mjw.mul_m(m, d, ws.rhs_z, d.qacc, M=ws.implicit_M)
+    mjw.factor_m(m, ws.system)
+    mjw.solve_m(m, ws.system, ws.joint_w, ws.rhs)
+    mjw.solve_m(m, ws.system, ws.joint_z, ws.rhs_z)
+    if s.system_M is None:
+        wp.launch(
+            _implicit_qacc_vjp,
+            dim=(d.nworld, m.nv),
+            inputs=[m.opt.timestep, ws.implicit, ws.rhs, ws.joint_w],
+            outputs=[ws.adj_qacc],
+        )
+    else:
+        mjw.mul_m(m, d, ws.adj_qacc, ws.joint_w, M=ws.implicit_M)
+        wp.launch(_subtracted, dim=(d.nworld, m.nv), inputs=[ws.rhs], outputs=[ws.adj_qacc])
+    if flags.free_bodies:
+        wp.launch(
+            _free_body_vjp,
+            dim=(d.nworld, m.body_freeadr.size),
+            inputs=[
+                m.opt.timestep,
+                m.body_dofadr,
+                m.dof_armature,
+                m.M_rownnz,
+                m.M_rowadr,
+                m.M_colind,
+                m.body_freeadr,
+                d.qvel,
+                d.qacc,
+                d.xmat,
+                d.M,
+                ws.implicit,
+                ws.rhs,
+            ],
+            outputs=[ws.joint_w, ws.joint_z, ws.adj_qacc, adj.qpos, adj.qvel],
+        )

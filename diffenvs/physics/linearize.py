@@ -22,33 +22,43 @@ def _seed(
     # Out:
     adj_qpos_out: wp.array2d[float],
     adj_qvel_out: wp.array2d[float],
+    adj_act_out: wp.array2d[float],
 ):
-    """The cotangent that picks output `row` of (dq, qvel)."""
-    worldid, dofid = wp.tid()
+    """The cotangent that picks output `row` of (dq, qvel, act)."""
+    worldid, i = wp.tid()
     nv = adj_qvel_out.shape[1]
-    adj_qpos_out[worldid, dofid] = wp.where(row == dofid, 1.0, 0.0)
-    adj_qvel_out[worldid, dofid] = wp.where(row == nv + dofid, 1.0, 0.0)
+    value = wp.where(row == i, 1.0, 0.0)
+    if i < nv:
+        adj_qpos_out[worldid, i] = value
+    elif i < 2 * nv:
+        adj_qvel_out[worldid, i - nv] = value
+    else:
+        adj_act_out[worldid, i - 2 * nv] = value
 
 
 @wp.kernel
 def _store_row(
     # In:
     row: int,
-    nv: int,
     adj_qpos_in: wp.array2d[float],
     adj_qvel_in: wp.array2d[float],
+    adj_act_in: wp.array2d[float],
     adj_ctrl_in: wp.array2d[float],
     # Out:
     A_out: wp.array3d[float],
     B_out: wp.array3d[float],
 ):
     worldid, col = wp.tid()
+    nv = adj_qvel_in.shape[1]
+    n = A_out.shape[2]
     if col < nv:
         A_out[worldid, row, col] = adj_qpos_in[worldid, col]
     elif col < 2 * nv:
         A_out[worldid, row, col] = adj_qvel_in[worldid, col - nv]
+    elif col < n:
+        A_out[worldid, row, col] = adj_act_in[worldid, col - 2 * nv]
     else:
-        B_out[worldid, row, col - 2 * nv] = adj_ctrl_in[worldid, col - 2 * nv]
+        B_out[worldid, row, col - n] = adj_ctrl_in[worldid, col - n]
 
 
 class Linearizer:
@@ -58,10 +68,9 @@ class Linearizer:
         self.physics = p = Physics(mjm, nworld, device)
         self._state, self._state_out = p.make_state(), p.make_state()
         self._record = p.make_record()
-        n = 2 * p.nv
+        n = 2 * p.nv + p.na
         with wp.ScopedDevice(p.device):
             self._ctrl = wp.zeros((nworld, p.nu), dtype=float)
-            self._adj_ctrl = wp.zeros((nworld, p.nu), dtype=float)
             self._A = wp.zeros((nworld, n, n), dtype=float)
             self._B = wp.zeros((nworld, n, p.nu), dtype=float)
         self._graph = captured(p.device, self._launch)
@@ -69,28 +78,29 @@ class Linearizer:
     def _launch(self) -> None:
         p = self.physics
         p.launch_step(self._state, self._ctrl, self._state_out, self._record)
-        for row in range(2 * p.nv):
+        n = self._A.shape[1]
+        for row in range(n):
             p.launch_tangent_vjp(
                 self._record,
-                self._adj_ctrl,
-                seed=lambda adj_qpos, adj_qvel, row=row: wp.launch(
-                    _seed, dim=(p.nworld, p.nv), inputs=[row], outputs=[adj_qpos, adj_qvel]
+                seed=lambda adj, row=row: wp.launch(
+                    _seed, dim=(p.nworld, n), inputs=[row], outputs=[adj.qpos, adj.qvel, adj.act]
                 ),
-                result=lambda adj_qpos, adj_qvel, row=row: wp.launch(
+                result=lambda adj, row=row: wp.launch(
                     _store_row,
-                    dim=(p.nworld, 2 * p.nv + p.nu),
-                    inputs=[row, p.nv, adj_qpos, adj_qvel, self._adj_ctrl],
+                    dim=(p.nworld, n + p.nu),
+                    inputs=[row, adj.qpos, adj.qvel, adj.act, adj.ctrl],
                     outputs=[self._A, self._B],
                 ),
             )
 
     def __call__(
-        self, qpos: np.ndarray, qvel: np.ndarray, ctrl: np.ndarray
+        self, qpos: np.ndarray, qvel: np.ndarray, act: np.ndarray, ctrl: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray]:
         """(A, B) at the given states, float64 arrays of single precision."""
         for array, values in (
             (self._state.qpos, qpos),
             (self._state.qvel, qvel),
+            (self._state.act, act),
             (self._ctrl, ctrl),
         ):
             if array.size > 0:
@@ -161,4 +171,4 @@ def linearize(
             _cache.popitem(last=False)
         _cache[key] = Linearizer(mjm, n, device)
     _cache.move_to_end(key)
-    return _cache[key](np.asarray(qpos), np.asarray(qvel), np.asarray(ctrl))
+    return _cache[key](*(np.asarray(values) for values in (qpos, qvel, act, ctrl)))

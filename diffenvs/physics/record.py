@@ -7,21 +7,26 @@ the record, so that retaining costs no copies.
 
 import dataclasses
 
+import mujoco
 import mujoco_warp as mjw
 import warp as wp
 
 from . import solver_hessian
+from .workspace import Flags
 
 # of mujoco_warp.Data; what the adjoint reads, in the shapes that `mujoco_warp.Data` documents
 DATA_FIELDS = (
     "qpos",  # before the substep
     "qvel",
     "act",
+    "act_dot",
     "ctrl",
     "qacc_warmstart",
     "qacc",
-    "nl",  # rows of joint limits
-    "nefc",
+    "ne",  # rows of equalities, of friction losses, of limits: they come in this order,
+    "nf",
+    "nl",
+    "nefc",  # then contacts
     "xmat",
     "subtree_com",
     "cdof",
@@ -47,7 +52,29 @@ CONTACT_FIELDS = (
     "dim",
     "geom",
 )
-EFC_FIELDS = ("id", "D", "force")
+EFC_FIELDS = ("type", "id", "D", "force")
+
+
+RK4_NODES = (0.5, 0.5, 1.0)  # of the second to the fourth stage
+RK4_WEIGHTS = (1.0 / 6.0, 1.0 / 3.0, 1.0 / 3.0, 1.0 / 6.0)
+
+
+@dataclasses.dataclass
+class RungeKutta4:
+    """What RK4 adds to a substep, which is itself the first of the four stages.
+
+    Attributes:
+        stages: the second to the fourth.
+        rates: rate of the positions in each of the four, (nworld, nv); see `rungekutta4_vjp`.
+        rate_mean, qacc_mean: weighted means over the stages, (nworld, nv).
+        act_dot_mean: the same of the activations' rate, (nworld, na).
+    """
+
+    stages: list["Substep"]
+    rates: list[wp.array]
+    rate_mean: wp.array
+    qacc_mean: wp.array
+    act_dot_mean: wp.array
 
 
 @dataclasses.dataclass
@@ -58,6 +85,24 @@ class Substep:
     solver_h: wp.array  # (nworld, nv_pad, nv_pad), upper triangle
     solver_hfactor: wp.array  # (nworld, nv_pad, nv_pad) for nv > 32, else (nworld, 0, 0)
     solver_Jaref: wp.array  # (nworld, njmax)
+    system_M: wp.array | None = (
+        None  # (nworld, nC): M + h E of implicitfast, where E is not diagonal
+    )
+    rungekutta4: RungeKutta4 | None = None
+
+    def arrays(self) -> list[wp.array]:
+        """All that it retains."""
+        found = [getattr(self.d, name) for name in DATA_FIELDS]
+        found += [getattr(self.d.contact, name) for name in CONTACT_FIELDS]
+        found += [getattr(self.d.efc, name) for name in EFC_FIELDS]
+        found += [self.solver_h, self.solver_hfactor, self.solver_Jaref]
+        if self.system_M is not None:
+            found.append(self.system_M)
+        if self.rungekutta4 is not None:
+            rk = self.rungekutta4
+            found += [*rk.rates, rk.rate_mean, rk.qacc_mean, rk.act_dot_mean]
+            found += [array for stage in rk.stages for array in stage.arrays()]
+        return found
 
 
 @dataclasses.dataclass
@@ -79,16 +124,33 @@ class Record:
         """Bytes that this record holds on its device."""
         arrays = [self.qpos_next, self.qvel_next]
         for s in self.substeps:
-            arrays += [getattr(s.d, name) for name in DATA_FIELDS]
-            arrays += [getattr(s.d.contact, name) for name in CONTACT_FIELDS]
-            arrays += [getattr(s.d.efc, name) for name in EFC_FIELDS]
-            arrays += [s.solver_h, s.solver_hfactor, s.solver_Jaref]
+            arrays += s.arrays()
         return sum(a.capacity for a in {a.ptr: a for a in arrays if a.ptr}.values())
 
 
-def make_substep(d: mjw.Data, solver_workspace, ctrl: wp.array) -> Substep:
+def make_substep(
+    m: mjw.Model, flags: Flags, d: mjw.Data, solver_workspace, ctrl: wp.array
+) -> Substep:
     """Allocates one substep; `ctrl` is shared by the substeps of a step."""
+    first = _make_stage(d, solver_workspace, ctrl)
+    if flags.implicit_matrix:
+        first.system_M = wp.zeros_like(d.M)
+    if m.opt.integrator == mujoco.mjtIntegrator.mjINT_RK4:
+        stages = [_make_stage(d, solver_workspace, ctrl) for _ in RK4_NODES]
+        for stage in stages:  # the solver of every stage starts where the first one did
+            stage.d.qacc_warmstart = first.d.qacc_warmstart
+        rates = [first.d.qvel, *(wp.zeros_like(first.d.qvel) for _ in RK4_NODES)]
+        first.rungekutta4 = RungeKutta4(
+            stages=stages,
+            rates=rates,
+            rate_mean=wp.zeros_like(first.d.qvel),
+            qacc_mean=wp.zeros_like(first.d.qvel),
+            act_dot_mean=wp.zeros_like(first.d.act),
+        )
+    return first
 
+
+def _make_stage(d: mjw.Data, solver_workspace, ctrl: wp.array) -> Substep:
     def own(struct, names):
         # clones: the simulator sets the poses of static bodies and geoms once, at allocation
         return {name: wp.clone(getattr(struct, name)) for name in names}

@@ -1,4 +1,4 @@
-"""The Newton solver with its Hessian kept: the one file that touches private names of mujoco_warp.
+"""The Newton solver with its Hessian kept.
 
 `mujoco_warp.solve` allocates a workspace, iterates, and drops it. `solve_and_retain` runs the same
 solver on a workspace whose Hessian `h`, Cholesky factor `hfactor` (nv > 32 only) and residual
@@ -17,7 +17,8 @@ import dataclasses
 import mujoco
 import mujoco_warp as mjw
 import warp as wp
-from mujoco_warp._src import solver
+
+from . import private
 
 wp.set_module_options({"enable_backward": False})
 
@@ -27,7 +28,7 @@ _TOLERANCE = wp.constant(1.0e-5)  # relative, of a diagonal entry: a hundred tim
 
 def make_workspace(m: mjw.Model, d: mjw.Data):
     """Allocates the solver's workspace."""
-    return solver._create_solver_context(m, d)
+    return private.create_solver_context(m, d)
 
 
 def make_retained(ctx) -> dict[str, wp.array]:
@@ -80,7 +81,7 @@ def _hessian_error(
 
 def solve(m: mjw.Model, d: mjw.Data, ctx) -> None:
     """Solves for `d.qacc` like `mujoco_warp.solve`, on a workspace that is reused."""
-    solver._solve(m, d, ctx)
+    private.solve(m, d, ctx)
 
 
 def solve_and_retain(
@@ -93,8 +94,8 @@ def solve_and_retain(
 ) -> None:
     """Like `solve`, with h, hfactor and Jaref left in the given arrays."""
     ctx = dataclasses.replace(ctx, h=solver_h, hfactor=solver_hfactor, Jaref=solver_Jaref)
-    solver._solve(m, d, ctx)
-    if not solver._use_incremental(m):
+    private.solve(m, d, ctx)
+    if not private.use_incremental(m):
         return  # elliptic cones: the solver assembles h anew in every iteration
     ctx.done.fill_(True)
     wp.launch(
@@ -117,4 +118,4 @@ def solve_and_retain(
         outputs=[ctx.done],
     )
     # assembles and factors h where done is False; elsewhere its kernels return at once
-    solver._update_gradient(m, d, ctx)
+    private.update_gradient(m, d, ctx)

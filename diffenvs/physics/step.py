@@ -9,11 +9,12 @@ import mujoco_warp as mjw
 import numpy as np
 import warp as wp
 
-from . import solver_hessian, tangent
+from . import private, solver_hessian, tangent
 from .check import check_model
-from .record import Record, Substep, make_substep
+from .record import RK4_NODES, RK4_WEIGHTS, Record, Substep, make_substep
 from .tape import StagedStep, TapedStep, active_tape, paused_tape
-from .vjp import Flags, Workspace, substep_vjp
+from .vjp import substep_vjp
+from .workspace import Cotangent, Flags, Workspace
 
 _OVERFLOW = {
     mjw.OverflowType.NEFC: "constraint rows do not fit; raise njmax (now {p.d.njmax} per world)",
@@ -23,6 +24,19 @@ _OVERFLOW = {
     " world, shared by all worlds)",
     mjw.OverflowType.NARROWPHASE: "contacts do not fit; raise nconmax (now {p.nconmax} per world,"
     " shared by all worlds)",
+}
+_GEOM = mujoco.mjtGeom
+# pairs that may touch in several points; all others touch in one
+_PAIR_CONTACTS = {
+    (_GEOM.mjGEOM_PLANE, _GEOM.mjGEOM_CAPSULE): 2,
+    (_GEOM.mjGEOM_PLANE, _GEOM.mjGEOM_CYLINDER): 4,
+    (_GEOM.mjGEOM_PLANE, _GEOM.mjGEOM_BOX): 8,
+    (_GEOM.mjGEOM_PLANE, _GEOM.mjGEOM_MESH): 4,
+    (_GEOM.mjGEOM_CAPSULE, _GEOM.mjGEOM_CAPSULE): 2,
+    (_GEOM.mjGEOM_CAPSULE, _GEOM.mjGEOM_BOX): 2,
+    (_GEOM.mjGEOM_BOX, _GEOM.mjGEOM_BOX): 8,
+    (_GEOM.mjGEOM_BOX, _GEOM.mjGEOM_MESH): 4,
+    (_GEOM.mjGEOM_MESH, _GEOM.mjGEOM_MESH): 4,
 }
 _STATE_FIELDS = ("qpos", "qvel", "act", "qacc_warmstart")
 
@@ -128,7 +142,8 @@ class Physics:
             ctrl = wp.zeros((self.nworld, self.nu), dtype=float)
             return Record(
                 substeps=[
-                    make_substep(self.d, self._solver_workspace, ctrl) for _ in range(self.nstep)
+                    make_substep(self.m, self._flags, self.d, self._solver_workspace, ctrl)
+                    for _ in range(self.nstep)
                 ],
                 qvel_next=wp.zeros((self.nworld, self.nv), dtype=float),
                 qpos_next=wp.zeros((self.nworld, self.nq), dtype=float),
@@ -152,12 +167,17 @@ class Physics:
             wp.copy(substeps[0].d.ctrl, ctrl)
             for i, s in enumerate(substeps):
                 _forward(m, s, self._solver_workspace, retain=record is not None)
+                if s.system_M is not None:
+                    mjw.deriv_smooth_vel(m, s.d, s.system_M)
                 after = state_out if i + 1 == self.nstep else substeps[i + 1].d
                 if after is not s.d:
                     _copy_state(after, s.d)
                 fields = {name: getattr(after, name) for name in _STATE_FIELDS}
-                integrate = mjw.implicit if self._flags.implicitfast else mjw.euler
-                integrate(m, dataclasses.replace(s.d, **fields))
+                into = dataclasses.replace(s.d, **fields)
+                if s.rungekutta4 is not None:
+                    _rungekutta4(m, s, into, self._solver_workspace)
+                else:
+                    _INTEGRATE[int(m.opt.integrator)](m, into)
             if record is not None:
                 wp.copy(record.qpos_next, state_out.qpos)
                 wp.copy(record.qvel_next, state_out.qvel)
@@ -182,63 +202,52 @@ class Physics:
             joints = [m.jnt_type, m.jnt_qposadr, m.jnt_dofadr]
             dim = (self.nworld, m.njnt)
 
-            def seed(adj_qpos: wp.array, adj_qvel: wp.array) -> None:
+            def seed(adj: Cotangent) -> None:
                 wp.launch(
                     tangent.tangent_from_gradient,
                     dim=dim,
                     inputs=[*joints, record.qpos_next, adj_state_out.qpos],
-                    outputs=[adj_qpos],
+                    outputs=[adj.qpos],
                 )
-                wp.copy(adj_qvel, adj_state_out.qvel)
+                wp.copy(adj.qvel, adj_state_out.qvel)
+                wp.copy(adj.act, adj_state_out.act)
 
-            def result(adj_qpos: wp.array, adj_qvel: wp.array) -> None:
+            def result(adj: Cotangent) -> None:
                 wp.launch(
                     tangent.gradient_from_tangent,
                     dim=dim,
-                    inputs=[*joints, record.substeps[0].d.qpos, adj_qpos],
+                    inputs=[*joints, record.substeps[0].d.qpos, adj.qpos],
                     outputs=[adj_state.qpos],
                 )
-                wp.copy(adj_state.qvel, adj_qvel)
-                adj_state.act.zero_()
+                wp.copy(adj_state.qvel, adj.qvel)
+                wp.copy(adj_state.act, adj.act)
+                wp.copy(adj_ctrl, adj.ctrl)
 
-            self.launch_tangent_vjp(record, adj_ctrl, seed, result)
+            self.launch_tangent_vjp(record, seed, result)
 
     def launch_tangent_vjp(
         self,
         record: Record,
-        adj_ctrl: wp.array,
-        seed: Callable[[wp.array, wp.array], None],
-        result: Callable[[wp.array, wp.array], None],
+        seed: Callable[[Cotangent], None],
+        result: Callable[[Cotangent], None],
     ) -> None:
         """The adjoint of a recorded step, cotangents of qpos in tangent form, (nworld, nv).
 
         Args:
             record: filled by `launch_step`.
-            adj_ctrl: overwritten with the cotangent of the control.
-            seed: launches what writes the cotangents of (qpos, qvel) after the step.
-            result: launches what reads those of (qpos, qvel) before it.
+            seed: launches what writes the cotangents of (qpos, qvel, act) after the step.
+            result: launches what reads those of (qpos, qvel, act, ctrl) before it.
         """
         ws = self._workspace
-        adj_ctrl.zero_()
-        seed(ws.adj_qpos[0], ws.adj_qvel[0])
+        after, before = ws.adj
+        after.ctrl.zero_()
+        seed(after)
         qvel_next = record.qvel_next
-        after, before = 0, 1
         for s in reversed(record.substeps):
-            substep_vjp(
-                self.m,
-                self._flags,
-                s,
-                ws,
-                qvel_next,
-                ws.adj_qpos[after],
-                ws.adj_qvel[after],
-                ws.adj_qpos[before],
-                ws.adj_qvel[before],
-                adj_ctrl,
-            )
+            substep_vjp(self.m, self._flags, s, ws, qvel_next, after, before)
             qvel_next = s.d.qvel
             after, before = before, after
-        result(ws.adj_qpos[after], ws.adj_qvel[after])
+        result(after)
 
     def check_overflow(self) -> None:
         """Raises if contacts or constraint rows did not fit in any step since the last call.
@@ -348,18 +357,53 @@ def _forward(m: mjw.Model, s: Substep, solver_workspace, retain: bool) -> None:
         solver_hessian.solve(m, d, solver_workspace)
 
 
+_INTEGRATE = {
+    int(mujoco.mjtIntegrator.mjINT_EULER): mjw.euler,
+    int(mujoco.mjtIntegrator.mjINT_IMPLICITFAST): mjw.implicit,
+    int(mujoco.mjtIntegrator.mjINT_RK4): mjw.rungekutta4,
+}
+
+
+def _rungekutta4(m: mjw.Model, s: Substep, into: mjw.Data, solver_workspace) -> None:
+    """`mujoco_warp.rungekutta4` with every stage on memory of its own; see `rungekutta4_vjp`."""
+    d, rk = s.d, s.rungekutta4
+    act_dot_mean = rk.act_dot_mean if m.na else None
+    for array in (rk.rate_mean, rk.qacc_mean, rk.act_dot_mean):
+        array.zero_()
+
+    def accumulate(i: int, stage: mjw.Data) -> None:
+        weight = RK4_WEIGHTS[i]
+        private.rk_accumulate(
+            m, stage, weight, rk.rates[i], rk.rate_mean, rk.qacc_mean, act_dot_mean
+        )
+
+    accumulate(0, d)
+    previous = d
+    for i, stage in enumerate(rk.stages, start=1):
+        node, here = RK4_NODES[i - 1], stage.d
+        displaced = dataclasses.replace(previous, qpos=here.qpos, qvel=here.qvel, act=here.act)
+        private.rk_perturb_state(m, displaced, node, d.qpos, d.qvel, rk.rates[i - 1], d.act)
+        _forward(m, stage, solver_workspace, retain=True)
+        private.watch_overflow(m, here)
+        wp.launch(
+            private.rk_correct_velocity,
+            dim=(d.nworld, m.njnt),
+            inputs=[m.opt.timestep, m.jnt_type, m.jnt_dofadr, here.qvel, rk.rates[i - 1], node],
+            outputs=[rk.rates[i]],
+        )
+        accumulate(i, here)
+        previous = here
+    into = dataclasses.replace(into, act_dot=rk.act_dot_mean)
+    private.advance(m, into, rk.qacc_mean, rk.rate_mean)
+    wp.copy(into.qacc_warmstart, previous.qacc)
+
+
 def _most_contacts(mjm: mujoco.MjModel, m: mjw.Model) -> int:
     """The most contacts that a world of this model can have."""
-    geom = mujoco.mjtGeom
-    per_pair = {
-        (geom.mjGEOM_PLANE, geom.mjGEOM_CAPSULE): 2,
-        (geom.mjGEOM_PLANE, geom.mjGEOM_BOX): 8,
-        (geom.mjGEOM_CAPSULE, geom.mjGEOM_CAPSULE): 2,
-    }
     ncon = 0
     for g1, g2 in m.nxn_geom_pair_filtered.numpy():
         pair = sorted((int(mjm.geom_type[g1]), int(mjm.geom_type[g2])))
-        ncon += per_pair.get((geom(pair[0]), geom(pair[1])), 1)
+        ncon += _PAIR_CONTACTS.get((_GEOM(pair[0]), _GEOM(pair[1])), 1)
     return max(ncon, 1)
 
 

@@ -23,9 +23,12 @@ where `f_in` is the field before the block. Derivation: `DERIVATION.md`, section
 """
 
 import mujoco
+import mujoco_warp as mjw
 import warp as wp
 
+from .record import Substep
 from .spatial import force_cross, inertia_mul, motion_cross, vec10
+from .workspace import FIELDS, Cotangent, Flags, Workspace
 
 wp.set_module_options({"enable_backward": False})
 
@@ -225,3 +228,64 @@ def _sweep_vjp(
         if with_pair:
             x_w_io[worldid, parentid] += x_w
             x_z_io[worldid, parentid] += x_z
+
+
+def body_vjp(m: mjw.Model, flags: Flags, s: Substep, ws: Workspace) -> None:
+    """Fills the bodies' fields and what inertia leaves on them."""
+    d = s.d
+    wp.launch(
+        _body_vjp,
+        dim=(d.nworld, m.nbody),
+        inputs=[
+            m.opt.gravity,
+            m.body_weldid,
+            m.body_dofadr,
+            m.body_dofnum,
+            m.dof_parentid,
+            d.qvel,
+            d.qacc,
+            d.cdof,
+            d.cdof_dot,
+            d.cinert,
+            d.cvel,
+            flags.gravity,
+            flags.pair,
+            ws.joint_mu,
+            ws.joint_w,
+            ws.joint_z,
+        ],
+        outputs=[getattr(ws, name) for name in FIELDS],
+    )
+
+
+def sweep_vjp(m: mjw.Model, flags: Flags, s: Substep, ws: Workspace, adj: Cotangent) -> None:
+    """Carries all that lies on the bodies' fields to the joints."""
+    d = s.d
+    wp.launch(
+        _sweep_vjp,
+        dim=d.nworld,
+        inputs=[
+            m.nbody,
+            m.body_parentid,
+            m.body_weldid,
+            m.body_jntadr,
+            m.body_jntnum,
+            m.jnt_type,
+            m.jnt_dofadr,
+            d.qvel,
+            d.qacc,
+            d.cdof,
+            d.cdof_dot,
+            d.cvel,
+            flags.pair,
+            ws.joint_mu,
+            ws.joint_w,
+            ws.joint_z,
+            ws.mu,
+            ws.a,
+            ws.b,
+            ws.w,
+            ws.z,
+        ],
+        outputs=[ws.x_mu, ws.x_a, ws.x_b, ws.x_v, ws.x_w, ws.x_z, ws.y, adj.qpos, adj.qvel],
+    )
