@@ -1,24 +1,23 @@
 """Adjoint of the contacts of boxes, capsules on boxes and convex meshes, clipped or not.
 
 Forward: where a face touches, the simulator projects points of the other geom onto it and reports
-up to eight contacts. Each has a reference face with the normal `m` and a point `v` at the height
-`h` above that face; `q` is the normal of the second face, or `-m`, and `rho` the radius of a capsule:
+up to eight contacts. Each has a reference face with the outward normal `m` and a point `v` at the
+height `h` above that face; `q` is the normal of the second face, or `-m`:
 
-    dist = -h (m.q) - rho,   pos = v - h m + (h/2) (m.q) q + (rho/2) q,   n = +-q
+    dist = -h (m.q),   pos = v - h m + (h/2) (m.q) q,   n = -q or q
 
 `v` is where three planes meet, each of which moves with one of the two bodies: the face that `v`
-lies in, and two that hold its edges or the edges of the reference face (a corner, an edge that was
-cut off at the reference face, a face that was cut off at a corner of it). For a capsule `v` is a
-point of its axis: one end, or where the axis crosses an edge of the face.
+lies in, and two that hold its edges or the edges of the reference face (a corner; an edge that was
+cut off; a face that was cut off at a corner). A capsule touches a box as a sphere at a point of its
+axis: an end, the point closest to an edge or a corner, or where a side of the box cuts it off.
 
-In:  the geoms and their poses, the contact, cotangents of its point, frame and distance.
+In:  the geoms and their poses; the contact; cotangents of its point, frame and distance.
 Out: `ContactGeometry`, as in `contact_geometry_vjp`. A cotangent `V` of `v` is split along the
      normals of its three planes; each part is a force on the body that owns the plane.
 
 Which planes hold `v` is read from the contact itself: those that are closest to it. Where no face
 rules the contact, edges and corners touch as in `contact_shape_vjp`. Derivation: `DERIVATION.md`,
-section 4b. Not covered: rims of cylinders; the second contact of a capsule that is longer than a
-box and lies across two of its edges.
+section 4b. Not covered: the faces of cylinders, capsules on meshes (both clipped).
 """
 
 import mujoco
@@ -30,6 +29,7 @@ from .contact_shape_vjp import Mesh, shape_geometry_vjp
 wp.set_module_options({"enable_backward": False})
 
 _CAPSULE = wp.constant(int(mujoco.mjtGeom.mjGEOM_CAPSULE))
+_SPHERE = wp.constant(int(mujoco.mjtGeom.mjGEOM_SPHERE))
 _BOX = wp.constant(int(mujoco.mjtGeom.mjGEOM_BOX))
 _MESH = wp.constant(int(mujoco.mjtGeom.mjGEOM_MESH))
 # mujoco_warp clips two faces against each other whose normals are that close to opposite
@@ -75,7 +75,8 @@ def _face_normal(mesh: Mesh, geom: Geom, face: int) -> wp.vec3:
     """Outward normal of a face, world axes; faces 2 i and 2 i + 1 of a box belong to its axis i."""
     if geom.type == _BOX:
         i = face // 2
-        return wp.vec3(geom.xmat[0, i], geom.xmat[1, i], geom.xmat[2, i]) * float(1 - 2 * (face & 1))
+        axis = wp.vec3(geom.xmat[0, i], geom.xmat[1, i], geom.xmat[2, i])
+        return float(1 - 2 * (face & 1)) * axis
     return geom.xmat * mesh.polynormal[mesh.polyadr[geom.meshid] + face]
 
 
@@ -105,10 +106,19 @@ def _corner(mesh: Mesh, geom: Geom, face: int, i: int) -> wp.vec3:
 
 @wp.func
 def _size_of(geom: Geom) -> float:
-    """A length of the size of a capsule or a polytope (`geom_size` of a mesh is its box)."""
-    if geom.type == _CAPSULE:
-        return geom.size[0]
+    """A length of the size of a geom (`geom_size` of a mesh is that of its box)."""
     return wp.min(geom.size[0], wp.min(geom.size[1], geom.size[2]))
+
+
+@wp.func
+def _area(mesh: Mesh, geom: Geom, face: int) -> float:
+    """Twice the area of a face."""
+    total = wp.vec3(0.0)
+    corner = _corner(mesh, geom, face, 0)
+    for i in range(1, _num_corners(mesh, geom, face) - 1):
+        side = _corner(mesh, geom, face, i) - corner
+        total += wp.cross(side, _corner(mesh, geom, face, i + 1) - corner)
+    return wp.length(total)
 
 
 @wp.func
@@ -196,11 +206,7 @@ def _clipped_vjp(
     m = _face_normal(mesh, ref, face)
     mq = wp.dot(m, q)
     h = -c.dist / mq
-    rho = float(0.0)
-    if other.type == _CAPSULE:
-        rho = other.size[0]
-        h = c.dist + rho
-    v = h * m - (0.5 * h * mq + 0.5 * rho) * q
+    v = h * m - (0.5 * h * mq) * q
 
     # cotangents of h, of the normals, and of v
     pq = wp.dot(c.P, q)
@@ -209,94 +215,174 @@ def _clipped_vjp(
 
     out = ContactGeometry()
     none = wp.vec3(0.0)
-    if other.type == _CAPSULE:
-        V = c.P + adj_h * m
-        axis = axis_of(other)
-        if wp.abs(wp.dot(v - other.xpos, axis)) < other.size[1] - 1.0e-5 * (other.size[1] + rho):
-            plane = _edge_plane(mesh, ref, face, v, axis, m)
-            a = wp.vec3(plane[0], plane[1], plane[2])
-            # the point slides along the axis
-            push = (wp.dot(V, axis) / wp.dot(a, axis)) * a
-            out = _added(out, ref_is_first, push, v, none)
-            V -= push
-        out = _added(out, not ref_is_first, V, v, none)
-    else:
-        if other_face < 0:
-            scale = 1000.0 / _size_of(other)
-            other_face = _face_along(mesh, other, -m, v, scale)
-        normal = _face_normal(mesh, other, other_face)
-        first = wp.vec3(0.0)
-        first_of_ref = bool(False)
-        second = wp.vec3(0.0)
-        second_of_ref = bool(False)
-        for k in range(2):
-            line = wp.normalize(wp.cross(normal, first))
-            of_other = _edge_plane(mesh, other, other_face, v, line, normal)
-            of_ref = _edge_plane(mesh, ref, face, v, line, normal)
-            is_ref = of_ref[3] < of_other[3]
-            plane = wp.where(is_ref, of_ref, of_other)
-            if k == 0:
-                first = wp.vec3(plane[0], plane[1], plane[2])
-                first_of_ref = is_ref
-            else:
-                second = wp.vec3(plane[0], plane[1], plane[2])
-                second_of_ref = is_ref
-        if alone and q_of_other and not first_of_ref and not second_of_ref:
-            # the only contact has the depth of the penetration, whatever its normal
-            adj_h += (1.0 + mq) * c.kappa
-            adj_mq += h * c.kappa
-        V = c.P + adj_h * m
-        planes = wp.matrix_from_cols(normal, first, second)
-        part = wp.inverse(planes) * V
-        out = _added(out, not ref_is_first, part[0] * normal, v, none)
-        out = _added(out, ref_is_first == first_of_ref, part[1] * first, v, none)
-        out = _added(out, ref_is_first == second_of_ref, part[2] * second, v, none)
+    if other_face < 0:
+        scale = 1000.0 / _size_of(other)
+        other_face = _face_along(mesh, other, -m, v, scale)
+    normal = _face_normal(mesh, other, other_face)
+    first = wp.vec3(0.0)
+    first_of_ref = bool(False)
+    second = wp.vec3(0.0)
+    second_of_ref = bool(False)
+    for k in range(2):
+        line = wp.normalize(wp.cross(normal, first))
+        of_other = _edge_plane(mesh, other, other_face, v, line, normal)
+        of_ref = _edge_plane(mesh, ref, face, v, line, normal)
+        is_ref = of_ref[3] < of_other[3]
+        plane = wp.where(is_ref, of_ref, of_other)
+        if k == 0:
+            first = wp.vec3(plane[0], plane[1], plane[2])
+            first_of_ref = is_ref
+        else:
+            second = wp.vec3(plane[0], plane[1], plane[2])
+            second_of_ref = is_ref
+    if alone and q_of_other and not first_of_ref and not second_of_ref:
+        # the only contact has the depth of the penetration, whatever its normal
+        adj_h += (1.0 + mq) * c.kappa
+        adj_mq += h * c.kappa
+    V = c.P + adj_h * m
+    planes = wp.matrix_from_cols(normal, first, second)
+    part = wp.inverse(planes) * V
+    out = _added(out, not ref_is_first, part[0] * normal, v, none)
+    out = _added(out, ref_is_first == first_of_ref, part[1] * first, v, none)
+    out = _added(out, ref_is_first == second_of_ref, part[2] * second, v, none)
 
     out = _added(out, ref_is_first, -adj_h * m, v, wp.cross(m, adj_mq * q - h * c.P))
-    turn = _frame_torque(c) + wp.cross(q, adj_mq * m + (0.5 * h * mq + 0.5 * rho) * c.P)
+    turn = _frame_torque(c) + wp.cross(q, adj_mq * m + (0.5 * h * mq) * c.P)
     return _added(out, ref_is_first != q_of_other, none, none, turn)
+
+
+@wp.func
+def _polytope_vjp(
+    mesh: Mesh, geom1: Geom, geom2: Geom, c: Contact, alone: bool, nativeccd: bool
+) -> ContactGeometry:
+    """Boxes and meshes; poses are given from the contact point."""
+    face1 = _face_along(mesh, geom1, c.n, wp.vec3(0.0), 0.0)
+    face2 = _face_along(mesh, geom2, -c.n, wp.vec3(0.0), 0.0)
+    m1 = _face_normal(mesh, geom1, face1)
+    m2 = _face_normal(mesh, geom2, face2)
+    off1 = wp.length(m1 - c.n)
+    off2 = wp.length(m2 + c.n)
+    if nativeccd or geom1.type == _MESH or geom2.type == _MESH:
+        # the normal is the difference of two points at the distance `dist`
+        scale = wp.min(_size_of(geom1), _size_of(geom2))
+        tolerance = wp.min(2.0e-3 + 1.0e-6 * scale / wp.abs(c.dist), 0.04)
+        if off2 < tolerance and wp.dot(m1, m2) < -_ALIGNED:
+            # two faces: that of geom 2 is cut off at that of geom 1 and gives the normal
+            return _clipped_vjp(mesh, geom1, geom2, face1, face2, True, m2, True, alone, c)
+    else:
+        # boxes by the separating axis: a face of either box at any angle to one of the other
+        tolerance = 1.0e-4
+        if off1 < tolerance and off2 < tolerance and wp.abs(off1 - off2) < 1.0e-6:
+            # parallel: as soon as they tilt, the larger face is the reference
+            if _area(mesh, geom2, face2) > _area(mesh, geom1, face1):
+                off1 = float(wp.inf)
+    if off1 < tolerance and off1 <= off2:
+        return _clipped_vjp(mesh, geom1, geom2, face1, -1, True, -m1, False, alone, c)
+    if off2 < tolerance:
+        return _clipped_vjp(mesh, geom2, geom1, face2, -1, False, -m2, False, alone, c)
+    return shape_geometry_vjp(mesh, geom1, geom2, c)
+
+
+@wp.func
+def _cut_vjp(capsule: Geom, box: Geom, center: wp.vec3, out: ContactGeometry) -> ContactGeometry:
+    """Passes on the cotangent of a point `center` of the axis that the box cuts off.
+
+    The point lies on a side of the box, or as far from the point that touches first as the box is
+    wide: `b.(center - start) = +-2 size`, where `start` is the point of the axis closest to an edge
+    or a corner, or an end of the axis.
+    """
+    u = axis_of(capsule)
+    local = wp.transpose(box.xmat)
+    x = local * (center - box.xpos)
+    u_local = local * u
+    nearest = float(wp.inf)
+    cut = int(0)
+    shift = float(0.0)
+    for k in range(3):
+        off = wp.abs(wp.abs(x[k]) - box.size[k])
+        if off < nearest and wp.abs(u_local[k]) > 1.0e-4:
+            nearest = off
+            cut = k
+    for k in range(6):
+        i = k // 2
+        t = float(1 - 2 * (k & 1)) * 2.0 * box.size[i] / wp.max(wp.abs(u_local[i]), 1.0e-4)
+        rest = capsule.size[1] - wp.abs(wp.dot(center - t * u - capsule.xpos, u))
+        m = x - t * u_local
+        m -= wp.max(-box.size, wp.min(box.size, m))
+        off = wp.min(wp.abs(rest), wp.abs(wp.dot(m, u_local)))
+        if rest > -nearest and off < nearest:
+            nearest = off
+            cut = i
+            shift = t
+
+    b = wp.vec3(box.xmat[0, cut], box.xmat[1, cut], box.xmat[2, cut])
+    along = wp.dot(out.force1, u)
+    none = wp.vec3(0.0)
+    if shift == 0.0:
+        push = (along / wp.dot(b, u)) * b
+        out = _added(out, True, -push, center, none)
+        return _added(out, False, push, center, none)
+
+    turn = (along / wp.dot(b, u)) * wp.cross(b, shift * u)
+    out = _added(out, True, none, none, turn)
+    out = _added(out, False, none, none, -turn)
+    start = center - shift * u
+    if capsule.size[1] - wp.abs(wp.dot(start - capsule.xpos, u)) <= nearest:
+        return out
+    # the closest points of the axis and of an edge `e` or a corner
+    y = x - shift * u_local
+    e = wp.vec3(0.0)
+    for k in range(3):
+        if wp.abs(y[k]) < box.size[k]:
+            e = wp.vec3(box.xmat[0, k], box.xmat[1, k], box.xmat[2, k])
+    m = box.xmat * (y - wp.max(-box.size, wp.min(box.size, y)))
+    ue = wp.dot(u, e)
+    slide_u = -along / (1.0 - ue * ue)
+    slide_e = -ue * slide_u
+    force = slide_u * u + slide_e * e
+    out = _added(out, True, force, start, slide_u * wp.cross(u, m))
+    return _added(out, False, -force, start - m, slide_e * wp.cross(e, m))
+
+
+@wp.func
+def _capsule_box_vjp(mesh: Mesh, capsule: Geom, box: Geom, c: Contact) -> ContactGeometry:
+    """A sphere at a point of the axis touches the box; poses are given from the contact point."""
+    center = -(capsule.size[0] + 0.5 * c.dist) * c.n
+    u = axis_of(capsule)
+    to_end = wp.abs(capsule.size[1] - wp.abs(wp.dot(center, u) - wp.dot(capsule.xpos, u)))
+    x = wp.transpose(box.xmat) * (center - box.xpos)
+    m = wp.transpose(box.xmat) * c.n
+    to_side = float(wp.inf)
+    on_face = bool(False)
+    for k in range(3):
+        to_side = wp.min(to_side, wp.abs(wp.abs(x[k]) - box.size[k]))
+        if m[(k + 1) % 3] * m[(k + 1) % 3] + m[(k + 2) % 3] * m[(k + 2) % 3] < 1.0e-8:
+            on_face = True
+    slope = capsule.size[0] * wp.abs(wp.dot(c.n, u))
+    if not on_face and slope < to_end and slope < to_side:
+        # the point of the axis that is closest to an edge or a corner
+        return shape_geometry_vjp(mesh, capsule, box, c)
+    sphere = capsule
+    sphere.type = _SPHERE
+    out = shape_geometry_vjp(mesh, sphere, box, c)
+    if to_end < 1.0e-5 * (capsule.size[0] + capsule.size[1]):
+        return out
+    return _cut_vjp(capsule, box, center, out)
 
 
 @wp.func
 def manifold_vjp(
     mesh: Mesh, geom1: Geom, geom2: Geom, c: Contact, alone: bool, nativeccd: bool
 ) -> ContactGeometry:
-    """Boxes, capsules on boxes, and meshes.
+    """The pairs of `has_manifold`.
 
-    `alone` tells whether this is the only contact of the pair. Without `nativeccd` boxes touch by
-    the separating axis, whose reference face may be at any angle to the face of the other box.
+    `alone` tells whether this is the only contact of the pair. Without `nativeccd` two boxes touch
+    along a separating axis and not by clipping only faces that are almost parallel.
     """
-    # lengths from the contact point lose least in single precision
+    # measured from the contact point, lengths lose least in single precision
     geom1.xpos -= c.pos
     geom2.xpos -= c.pos
-    zero = wp.vec3(0.0)
-    is_box_box = geom1.type == _BOX and geom2.type == _BOX
-    gjk = geom1.type != _CAPSULE and (nativeccd or not is_box_box)
-    tolerance = float(1.0e-4)
-    if gjk:
-        # the normal is the difference of two points at the distance `dist`
-        scale = wp.min(_size_of(geom1), _size_of(geom2))
-        tolerance = wp.min(2.0e-3 + 1.0e-6 * scale / wp.abs(c.dist), 0.04)
-
-    face1 = int(-1)
-    face2 = _face_along(mesh, geom2, -c.n, zero, 0.0)
-    m1 = wp.vec3(0.0)
-    m2 = _face_normal(mesh, geom2, face2)
-    off1 = float(wp.inf)
-    off2 = wp.length(m2 + c.n)
-    if geom1.type != _CAPSULE:
-        face1 = _face_along(mesh, geom1, c.n, zero, 0.0)
-        m1 = _face_normal(mesh, geom1, face1)
-        off1 = wp.length(m1 - c.n)
-    aligned = gjk and wp.dot(m1, m2) < -_ALIGNED
-
-    if aligned and off2 < tolerance:
-        # two faces: that of geom 2 is cut off at that of geom 1 and gives the normal
-        return _clipped_vjp(mesh, geom1, geom2, face1, face2, True, m2, True, alone, c)
-    if off1 < tolerance and off1 <= off2:
-        return _clipped_vjp(mesh, geom1, geom2, face1, -1, True, -m1, False, alone, c)
-    if off2 < tolerance:
-        return _clipped_vjp(mesh, geom2, geom1, face2, -1, False, -m2, False, alone, c)
-    geom1.xpos += c.pos
-    geom2.xpos += c.pos
-    return shape_geometry_vjp(mesh, geom1, geom2, c)
+    c.pos = wp.vec3(0.0)
+    if geom1.type == _CAPSULE:
+        return _capsule_box_vjp(mesh, geom1, geom2, c)
+    return _polytope_vjp(mesh, geom1, geom2, c, alone, nativeccd)
