@@ -34,8 +34,6 @@ _BOX = wp.constant(int(mujoco.mjtGeom.mjGEOM_BOX))
 _MESH = wp.constant(int(mujoco.mjtGeom.mjGEOM_MESH))
 # mujoco_warp clips two faces against each other whose normals are that close to opposite
 _ALIGNED = wp.constant(0.99605)  # cos(0.0889)
-# Below this sine two planes are as good as parallel.
-_PARALLEL = wp.constant(0.02)
 
 
 @wp.func
@@ -143,9 +141,10 @@ def _edge_plane(
 ) -> wp.vec4:
     """The plane through an edge of a face, and normal to the face, that is closest to `v`.
 
-    It must cross `line`, or if that is zero the plane with the normal `normal`. Returns the plane's
-    normal and its distance from `v`.
+    The distance is measured along `line`, or if that is zero in the plane with the normal `normal`,
+    so that planes parallel to these are far away. Returns the normal and the distance.
     """
+    noise = 1.0e-6 * _size_of(geom)
     face_normal = _face_normal(mesh, geom, face)
     best = wp.vec4(0.0, 0.0, 0.0, wp.inf)
     num = _num_corners(mesh, geom, face)
@@ -155,8 +154,8 @@ def _edge_plane(
         sine = wp.abs(wp.dot(line, a))
         if wp.length_sq(line) == 0.0:
             sine = wp.length(wp.cross(normal, a))
-        distance = wp.abs(wp.dot(a, v - corner))
-        if sine > _PARALLEL and distance < best[3]:
+        distance = (wp.abs(wp.dot(a, v - corner)) + noise) / wp.max(sine, 1.0e-9)
+        if distance < best[3]:
             best = wp.vec4(a[0], a[1], a[2], distance)
     return best
 
