@@ -57,11 +57,11 @@ _PAIRS = _SIMPLE_PAIRS | _pairs(
     ellipsoid-mesh"""
 )
 # Faces and edges on both sides, whose clipping has an adjoint.
-_MANIFOLD_PAIRS = _pairs("capsule-box box-box box-mesh mesh-mesh")
-# Faces and edges on both sides, which mujoco_warp clips against each other unless told not to.
-_CLIPPED_PAIRS = _pairs(
-    "capsule-cylinder capsule-mesh cylinder-cylinder cylinder-box cylinder-mesh"
+_MANIFOLD_PAIRS = _pairs(
+    "capsule-box cylinder-cylinder cylinder-box cylinder-mesh box-box box-mesh mesh-mesh"
 )
+# Faces and edges on both sides, which mujoco_warp clips against each other unless told not to.
+_CLIPPED_PAIRS = _pairs("capsule-cylinder capsule-mesh")
 
 # field of opt: (values accepted, what to do instead)
 _OPTIONS = {

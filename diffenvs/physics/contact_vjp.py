@@ -23,7 +23,6 @@ velocity, adhesion.
 
 import functools
 
-import mujoco
 import mujoco_warp as mjw
 import warp as wp
 
@@ -36,8 +35,6 @@ from .spatial import ang, force_cross, vec5, velocity_at, wrench
 from .workspace import Flags, Workspace
 
 wp.set_module_options({"enable_backward": False})
-
-_NATIVECCD = wp.constant(int(mujoco.mjtDisableBit.mjDSBL_NATIVECCD))
 
 vec6 = wp.types.vector(length=6, dtype=wp.float32)
 
@@ -318,14 +315,14 @@ def contact_kernel(shapes: bool, manifolds: bool) -> wp.Kernel:
             geom2.meshid = geom_dataid[worldid % geom_dataid.shape[0], geom[1]]
             geometry = ContactGeometry()
             if wp.static(manifolds):
-                if has_manifold(geom1.type, geom2.type):
+                if has_manifold(geom1.type, geom2.type, opt_disableflags):
                     geometry = manifold_vjp(
                         mesh,
                         geom1,
                         geom2,
                         c,
                         is_alone(conid, first_contact, nefc, efc_id_in[worldid], contact_geom_in),
-                        (opt_disableflags & _NATIVECCD) == 0,
+                        opt_disableflags,
                     )
                 else:
                     geometry = shape_geometry_vjp(mesh, geom1, geom2, c)

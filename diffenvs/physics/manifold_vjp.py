@@ -30,17 +30,21 @@ wp.set_module_options({"enable_backward": False})
 
 _CAPSULE = wp.constant(int(mujoco.mjtGeom.mjGEOM_CAPSULE))
 _SPHERE = wp.constant(int(mujoco.mjtGeom.mjGEOM_SPHERE))
+_CYLINDER = wp.constant(int(mujoco.mjtGeom.mjGEOM_CYLINDER))
 _BOX = wp.constant(int(mujoco.mjtGeom.mjGEOM_BOX))
 _MESH = wp.constant(int(mujoco.mjtGeom.mjGEOM_MESH))
+_NATIVECCD = wp.constant(int(mujoco.mjtDisableBit.mjDSBL_NATIVECCD))
+_MULTICCD = wp.constant(int(mujoco.mjtDisableBit.mjDSBL_MULTICCD))
 # mujoco_warp clips two faces against each other whose normals are that close to opposite
 _ALIGNED = wp.constant(0.99605)  # cos(0.0889)
 
 
 @wp.func
-def has_manifold(type1: int, type2: int) -> bool:
-    """Whether a pair of geoms, in the order of a contact, is one of those of this file."""
-    solid = type2 == _BOX or type2 == _MESH
-    return solid and (type1 == _BOX or type1 == _MESH or (type1 == _CAPSULE and type2 == _BOX))
+def has_manifold(type1: int, type2: int, disableflags: int) -> bool:
+    """Whether geoms of these types, in the order of a contact, may touch in clipped points."""
+    if type2 == _BOX and (type1 == _BOX or type1 == _CAPSULE):
+        return True
+    return (disableflags & _MULTICCD) == 0 and type1 >= _CYLINDER and type2 >= _CYLINDER
 
 
 @wp.func
@@ -65,14 +69,18 @@ def is_alone(
 def _num_faces(mesh: Mesh, geom: Geom) -> int:
     if geom.type == _BOX:
         return 6
+    if geom.type == _CYLINDER:
+        return 2
     return mesh.polynum[geom.meshid]
 
 
 @wp.func
 def _face_normal(mesh: Mesh, geom: Geom, face: int) -> wp.vec3:
-    """Outward normal of a face, world axes; faces 2 i and 2 i + 1 of a box belong to its axis i."""
-    if geom.type == _BOX:
+    """Outward normal of a face; faces 2 i and 2 i + 1 belong to axis i, of a cylinder to the last."""
+    if geom.type != _MESH:
         i = face // 2
+        if geom.type == _CYLINDER:
+            i = 2
         axis = wp.vec3(geom.xmat[0, i], geom.xmat[1, i], geom.xmat[2, i])
         return float(1 - 2 * (face & 1)) * axis
     return geom.xmat * mesh.polynormal[mesh.polyadr[geom.meshid] + face]
@@ -82,6 +90,8 @@ def _face_normal(mesh: Mesh, geom: Geom, face: int) -> wp.vec3:
 def _num_corners(mesh: Mesh, geom: Geom, face: int) -> int:
     if geom.type == _BOX:
         return 4
+    if geom.type == _CYLINDER:
+        return 16
     return mesh.polyvertnum[mesh.polyadr[geom.meshid] + face]
 
 
@@ -97,6 +107,12 @@ def _corner(mesh: Mesh, geom: Geom, face: int, i: int) -> wp.vec3:
         if i >= 2:
             x[(axis + 2) % 3] *= -1.0
         return geom.xpos + geom.xmat * x
+    if geom.type == _CYLINDER:
+        # the simulator takes a cap for a polygon that is fixed in the body
+        angle = float(i) * (wp.pi / 8.0)
+        x = wp.vec3(wp.cos(angle), wp.sin(angle), 0.0) * geom.size[0]
+        x[2] = geom.size[1] * float(1 - 2 * (face & 1))
+        return geom.xpos + geom.xmat * x
     adr = mesh.polyvertadr[mesh.polyadr[geom.meshid] + face]
     vert = mesh.vert[mesh.vertadr[geom.meshid] + mesh.polyvert[adr + i]]
     return geom.xpos + geom.xmat * vert
@@ -105,6 +121,8 @@ def _corner(mesh: Mesh, geom: Geom, face: int, i: int) -> wp.vec3:
 @wp.func
 def _size_of(geom: Geom) -> float:
     """A length of the size of a geom (`geom_size` of a mesh is that of its box)."""
+    if geom.type == _CYLINDER:
+        return wp.min(geom.size[0], geom.size[1])
     return wp.min(geom.size[0], wp.min(geom.size[1], geom.size[2]))
 
 
@@ -186,6 +204,76 @@ def _added(
 
 
 @wp.func
+def _is_corner(mesh: Mesh, geom: Geom, face: int, v: wp.vec3) -> bool:
+    """Whether a point of a face is one of its corners."""
+    for i in range(_num_corners(mesh, geom, face)):
+        if wp.length(_corner(mesh, geom, face, i) - v) < 1.0e-2 * _size_of(geom):
+            return True
+    return False
+
+
+@wp.func
+def _corner_vjp(
+    mesh: Mesh,
+    ref: Geom,
+    other: Geom,
+    face: int,
+    other_face: int,
+    ref_is_first: bool,
+    v: wp.vec3,
+    V: wp.vec3,
+) -> ContactGeometry:
+    """A point of the face `other_face` held by the edges of that face, or of the face of `ref`."""
+    normal = _face_normal(mesh, other, other_face)
+    first = wp.vec3(0.0)
+    first_of_ref = bool(False)
+    second = wp.vec3(0.0)
+    second_of_ref = bool(False)
+    for k in range(2):
+        line = wp.normalize(wp.cross(normal, first))
+        of_other = _edge_plane(mesh, other, other_face, v, line, normal)
+        of_ref = _edge_plane(mesh, ref, face, v, line, normal)
+        is_ref = of_ref[3] < of_other[3]
+        plane = wp.where(is_ref, of_ref, of_other)
+        if k == 0:
+            first = wp.vec3(plane[0], plane[1], plane[2])
+            first_of_ref = is_ref
+        else:
+            second = wp.vec3(plane[0], plane[1], plane[2])
+            second_of_ref = is_ref
+    part = wp.inverse(wp.matrix_from_cols(normal, first, second)) * V
+    none = wp.vec3(0.0)
+    out = ContactGeometry()
+    out = _added(out, not ref_is_first, part[0] * normal, v, none)
+    out = _added(out, ref_is_first == first_of_ref, part[1] * first, v, none)
+    return _added(out, ref_is_first == second_of_ref, part[2] * second, v, none)
+
+
+@wp.func
+def _side_vjp(
+    mesh: Mesh, ref: Geom, cylinder: Geom, face: int, ref_is_first: bool, v: wp.vec3, V: wp.vec3
+) -> ContactGeometry:
+    """A point of the lowest line on the side of a cylinder: one of its ends, or where it is cut."""
+    none = wp.vec3(0.0)
+    out = ContactGeometry()
+    axis = axis_of(cylinder)
+    m = _face_normal(mesh, ref, face)
+    plane = _edge_plane(mesh, ref, face, v, axis, m)
+    if plane[3] < wp.abs(cylinder.size[1] - wp.abs(wp.dot(v - cylinder.xpos, axis))):
+        a = wp.vec3(plane[0], plane[1], plane[2])
+        push = (wp.dot(V, axis) / wp.dot(a, axis)) * a
+        out = _added(out, ref_is_first, push, v, none)
+        V -= push
+    out = _added(out, not ref_is_first, V, v, none)
+    # the line runs around the axis as the cylinder tilts against the face
+    across = wp.cross(axis, m)
+    turn = (-cylinder.size[0] * wp.dot(V, across) / wp.pow(wp.length(across), 3.0)) * across
+    turn = wp.cross(m, turn)
+    out = _added(out, ref_is_first, none, none, turn)
+    return _added(out, not ref_is_first, none, none, -turn)
+
+
+@wp.func
 def _clipped_vjp(
     mesh: Mesh,
     ref: Geom,
@@ -212,59 +300,44 @@ def _clipped_vjp(
     adj_h = -mq * c.kappa - wp.dot(c.P, m) + 0.5 * mq * pq
     adj_mq = h * (0.5 * pq - c.kappa)
 
-    out = ContactGeometry()
-    none = wp.vec3(0.0)
-    if other_face < 0:
-        scale = 1000.0 / _size_of(other)
-        other_face = _face_along(mesh, other, -m, v, scale)
-    normal = _face_normal(mesh, other, other_face)
-    first = wp.vec3(0.0)
-    first_of_ref = bool(False)
-    second = wp.vec3(0.0)
-    second_of_ref = bool(False)
-    for k in range(2):
-        line = wp.normalize(wp.cross(normal, first))
-        of_other = _edge_plane(mesh, other, other_face, v, line, normal)
-        of_ref = _edge_plane(mesh, ref, face, v, line, normal)
-        is_ref = of_ref[3] < of_other[3]
-        plane = wp.where(is_ref, of_ref, of_other)
-        if k == 0:
-            first = wp.vec3(plane[0], plane[1], plane[2])
-            first_of_ref = is_ref
-        else:
-            second = wp.vec3(plane[0], plane[1], plane[2])
-            second_of_ref = is_ref
-    if alone and q_of_other and not first_of_ref and not second_of_ref:
-        # the only contact has the depth of the penetration, whatever its normal
-        adj_h += (1.0 + mq) * c.kappa
-        adj_mq += h * c.kappa
+    if alone and q_of_other:
+        # the only contact has the depth of the penetration, whatever its normal; that of a corner
+        # of `other` is measured along `m`
+        if _is_corner(mesh, other, other_face, v):
+            adj_h += (1.0 + mq) * c.kappa
+            adj_mq += h * c.kappa
     V = c.P + adj_h * m
-    planes = wp.matrix_from_cols(normal, first, second)
-    part = wp.inverse(planes) * V
-    out = _added(out, not ref_is_first, part[0] * normal, v, none)
-    out = _added(out, ref_is_first == first_of_ref, part[1] * first, v, none)
-    out = _added(out, ref_is_first == second_of_ref, part[2] * second, v, none)
-
+    out = ContactGeometry()
+    if other.type == _CYLINDER and other_face < 0:
+        out = _side_vjp(mesh, ref, other, face, ref_is_first, v, V)
+    else:
+        if other_face < 0:
+            other_face = _face_along(mesh, other, -m, v, 1000.0 / _size_of(other))
+        out = _corner_vjp(mesh, ref, other, face, other_face, ref_is_first, v, V)
+    none = wp.vec3(0.0)
     out = _added(out, ref_is_first, -adj_h * m, v, wp.cross(m, adj_mq * q - h * c.P))
     turn = _frame_torque(c) + wp.cross(q, adj_mq * m + (0.5 * h * mq) * c.P)
     return _added(out, ref_is_first != q_of_other, none, none, turn)
 
 
 @wp.func
-def _polytope_vjp(
-    mesh: Mesh, geom1: Geom, geom2: Geom, c: Contact, alone: bool, nativeccd: bool
+def _solid_vjp(
+    mesh: Mesh, geom1: Geom, geom2: Geom, c: Contact, alone: bool, disableflags: int
 ) -> ContactGeometry:
-    """Boxes and meshes; poses are given from the contact point."""
+    """Cylinders, boxes and meshes; poses are given from the contact point."""
     face1 = _face_along(mesh, geom1, c.n, wp.vec3(0.0), 0.0)
     face2 = _face_along(mesh, geom2, -c.n, wp.vec3(0.0), 0.0)
     m1 = _face_normal(mesh, geom1, face1)
     m2 = _face_normal(mesh, geom2, face2)
     off1 = wp.length(m1 - c.n)
     off2 = wp.length(m2 + c.n)
-    if nativeccd or geom1.type == _MESH or geom2.type == _MESH:
+    boxes = geom1.type == _BOX and geom2.type == _BOX
+    if not boxes or (disableflags & _NATIVECCD) == 0:
         # the normal is the difference of two points at the distance `dist`
         scale = wp.min(_size_of(geom1), _size_of(geom2))
         tolerance = wp.min(2.0e-3 + 1.0e-6 * scale / wp.abs(c.dist), 0.04)
+        if geom1.type == _CYLINDER:
+            tolerance = wp.max(tolerance, 0.01)
         if off2 < tolerance and wp.dot(m1, m2) < -_ALIGNED:
             # two faces: that of geom 2 is cut off at that of geom 1 and gives the normal
             return _clipped_vjp(mesh, geom1, geom2, face1, face2, True, m2, True, alone, c)
@@ -371,12 +444,12 @@ def _capsule_box_vjp(mesh: Mesh, capsule: Geom, box: Geom, c: Contact) -> Contac
 
 @wp.func
 def manifold_vjp(
-    mesh: Mesh, geom1: Geom, geom2: Geom, c: Contact, alone: bool, nativeccd: bool
+    mesh: Mesh, geom1: Geom, geom2: Geom, c: Contact, alone: bool, disableflags: int
 ) -> ContactGeometry:
     """The pairs of `has_manifold`.
 
-    `alone` tells whether this is the only contact of the pair. Without `nativeccd` two boxes touch
-    along a separating axis and not by clipping only faces that are almost parallel.
+    `alone` tells whether this is the only contact of the pair. If `disableflags` has `nativeccd` two
+    boxes touch along a separating axis and not by clipping only faces that are almost parallel.
     """
     # measured from the contact point, lengths lose least in single precision
     geom1.xpos -= c.pos
@@ -384,4 +457,4 @@ def manifold_vjp(
     c.pos = wp.vec3(0.0)
     if geom1.type == _CAPSULE:
         return _capsule_box_vjp(mesh, geom1, geom2, c)
-    return _polytope_vjp(mesh, geom1, geom2, c, alone, nativeccd)
+    return _solid_vjp(mesh, geom1, geom2, c, alone, disableflags)
