@@ -58,7 +58,8 @@ _PAIRS = _SIMPLE_PAIRS | _pairs(
 )
 # Faces and edges on both sides, whose clipping has an adjoint.
 _MANIFOLD_PAIRS = _pairs(
-    "capsule-box cylinder-cylinder cylinder-box cylinder-mesh box-box box-mesh mesh-mesh"
+    """capsule-cylinder capsule-box capsule-mesh cylinder-cylinder cylinder-box cylinder-mesh
+    box-box box-mesh mesh-mesh"""
 )
 # Faces and edges on both sides, which mujoco_warp clips against each other unless told not to.
 _CLIPPED_PAIRS = _pairs("capsule-cylinder capsule-mesh")

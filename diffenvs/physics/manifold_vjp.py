@@ -30,6 +30,7 @@ wp.set_module_options({"enable_backward": False})
 
 _CAPSULE = wp.constant(int(mujoco.mjtGeom.mjGEOM_CAPSULE))
 _SPHERE = wp.constant(int(mujoco.mjtGeom.mjGEOM_SPHERE))
+_ELLIPSOID = wp.constant(int(mujoco.mjtGeom.mjGEOM_ELLIPSOID))
 _CYLINDER = wp.constant(int(mujoco.mjtGeom.mjGEOM_CYLINDER))
 _BOX = wp.constant(int(mujoco.mjtGeom.mjGEOM_BOX))
 _MESH = wp.constant(int(mujoco.mjtGeom.mjGEOM_MESH))
@@ -37,6 +38,7 @@ _NATIVECCD = wp.constant(int(mujoco.mjtDisableBit.mjDSBL_NATIVECCD))
 _MULTICCD = wp.constant(int(mujoco.mjtDisableBit.mjDSBL_MULTICCD))
 # mujoco_warp clips two faces against each other whose normals are that close to opposite
 _ALIGNED = wp.constant(0.99605)  # cos(0.0889)
+_STEEP = wp.constant(0.08878)  # sin(0.0889)
 
 
 @wp.func
@@ -44,7 +46,9 @@ def has_manifold(type1: int, type2: int, disableflags: int) -> bool:
     """Whether geoms of these types, in the order of a contact, may touch in clipped points."""
     if type2 == _BOX and (type1 == _BOX or type1 == _CAPSULE):
         return True
-    return (disableflags & _MULTICCD) == 0 and type1 >= _CYLINDER and type2 >= _CYLINDER
+    if type1 == _ELLIPSOID:
+        return False
+    return (disableflags & _MULTICCD) == 0 and type1 >= _CAPSULE and type2 >= _CYLINDER
 
 
 @wp.func
@@ -76,7 +80,7 @@ def _num_faces(mesh: Mesh, geom: Geom) -> int:
 
 @wp.func
 def _face_normal(mesh: Mesh, geom: Geom, face: int) -> wp.vec3:
-    """Outward normal of a face; faces 2 i and 2 i + 1 belong to axis i, of a cylinder to the last."""
+    """Outward normal of a face; faces 2 i and 2 i + 1 of a box belong to axis i; 0, 1 are caps."""
     if geom.type != _MESH:
         i = face // 2
         if geom.type == _CYLINDER:
@@ -250,27 +254,104 @@ def _corner_vjp(
 
 
 @wp.func
+def _exit(mesh: Mesh, geom: Geom, face: int, point: wp.vec3, axis: wp.vec3) -> wp.vec3:
+    """The edge over which a line leaves a face on its way to `point`; 0 if that is over the face.
+
+    The rim of a cap has the direction of the axis, for want of a better one.
+    """
+    normal = _face_normal(mesh, geom, face)
+    edge = wp.vec3(0.0)
+    if geom.type == _CYLINDER:
+        r = point - geom.xpos
+        if wp.length(r - wp.dot(r, normal) * normal) > geom.size[0]:
+            edge = normal
+        return edge
+    num = _num_corners(mesh, geom, face)
+    center = wp.vec3(0.0)
+    for i in range(num):
+        center += _corner(mesh, geom, face, i) / float(num)
+    farthest = float(0.0)
+    for i in range(num):
+        corner = _corner(mesh, geom, face, i)
+        u = wp.normalize(_corner(mesh, geom, face, (i + 1) % num) - corner)
+        a = wp.cross(u, normal)
+        outside = wp.dot(a, point - corner) * wp.dot(a, center - corner) < 0.0
+        distance = wp.abs(wp.dot(a, point - corner)) / wp.max(wp.abs(wp.dot(a, axis)), 1.0e-9)
+        if outside and distance > farthest:
+            farthest = distance
+            edge = u
+    return edge
+
+
+@wp.func
 def _side_vjp(
-    mesh: Mesh, ref: Geom, cylinder: Geom, face: int, ref_is_first: bool, v: wp.vec3, V: wp.vec3
+    mesh: Mesh, ref: Geom, other: Geom, face: int, ref_is_first: bool, v: wp.vec3, V: wp.vec3
 ) -> ContactGeometry:
-    """A point of the lowest line on the side of a cylinder: one of its ends, or where it is cut."""
+    """A point of a line on the side of a cylinder or capsule: one of its ends, or where it is cut.
+
+    The line is at `radius` along the normal of the closest points, less its part along the axis.
+    """
     none = wp.vec3(0.0)
     out = ContactGeometry()
-    axis = axis_of(cylinder)
+    axis = axis_of(other)
+    radius = other.size[0]
     m = _face_normal(mesh, ref, face)
+    s = wp.dot(v - other.xpos, axis)
     plane = _edge_plane(mesh, ref, face, v, axis, m)
-    if plane[3] < wp.abs(cylinder.size[1] - wp.abs(wp.dot(v - cylinder.xpos, axis))):
+    if plane[3] < wp.abs(other.size[1] - wp.abs(s)):
         a = wp.vec3(plane[0], plane[1], plane[2])
         push = (wp.dot(V, axis) / wp.dot(a, axis)) * a
         out = _added(out, ref_is_first, push, v, none)
         V -= push
-    out = _added(out, not ref_is_first, V, v, none)
-    # the line runs around the axis as the cylinder tilts against the face
-    across = wp.cross(axis, m)
-    turn = (-cylinder.size[0] * wp.dot(V, across) / wp.pow(wp.length(across), 3.0)) * across
-    turn = wp.cross(m, turn)
-    out = _added(out, ref_is_first, none, none, turn)
-    return _added(out, not ref_is_first, none, none, -turn)
+
+    low = v - (s + wp.sign(wp.dot(axis, m)) * other.size[1]) * axis
+    edge = _exit(mesh, ref, face, low, axis)
+    if wp.length_sq(edge) == 0.0:
+        # the normal of the face; the line runs around the axis as the face tilts against it
+        out = _added(out, not ref_is_first, V, v, none)
+        slide = -radius * (V - wp.dot(V, axis) * axis)
+        if other.type == _CYLINDER:
+            across = wp.cross(axis, m)
+            slide = (wp.dot(slide, across) / wp.pow(wp.length(across), 3.0)) * across
+        turn = wp.cross(m, slide)
+        out = _added(out, ref_is_first, none, none, turn)
+        return _added(out, not ref_is_first, none, none, -turn)
+
+    r = v - other.xpos - s * axis
+    sine = wp.length(r) / radius
+    if other.type == _CAPSULE and sine < 1.0 - 1.0e-5:
+        # from the end of the axis to an edge
+        n = r / radius + wp.sign(wp.dot(axis, m)) * wp.sqrt(1.0 - sine * sine) * axis
+        end = low - r
+        length = wp.dot(m, _corner(mesh, ref, face, 0) - end) / wp.dot(m, n)
+        W = radius * (V - wp.dot(V, axis) * axis)
+        turn = wp.cross(n, wp.dot(W, edge) * edge)
+        t = wp.cross(n, edge)
+        push = (wp.dot(W, t) / length) * t
+        out = _added(out, not ref_is_first, V, v, -wp.cross(n, W))
+        out = _added(out, not ref_is_first, -push, end, none)
+        return _added(out, ref_is_first, push, end + length * n, turn)
+
+    # normal to the axis and to an edge or the rim of the face
+    n = wp.normalize(r)
+    out = _added(out, not ref_is_first, V, v - r, none)
+    if ref.type == _CYLINDER:
+        radial = -n + wp.dot(n, m) * m
+        c = Contact()
+        rim = ref.xpos + ref.size[1] * m + ref.size[0] * wp.normalize(radial)
+        side = other.xpos + wp.dot(rim - other.xpos, axis) * axis + radius * n
+        c.pos = 0.5 * (rim + side)
+        c.dist = wp.dot(rim - side, n)
+        c.n = n
+        c.e2 = axis
+        c.e3 = wp.cross(n, axis)
+        c.N = wp.cross(n, radius * V)
+        turned = shape_geometry_vjp(mesh, other, ref, c)
+        out = _added(out, not ref_is_first, turned.force1, c.pos, turned.torque1)
+        return _added(out, ref_is_first, turned.force2, c.pos, turned.torque2)
+    part = wp.inverse(wp.matrix_from_cols(axis, edge, n)) * (radius * V)
+    out = _added(out, not ref_is_first, none, none, wp.cross(n, part[0] * axis))
+    return _added(out, ref_is_first, none, none, wp.cross(n, part[1] * edge))
 
 
 @wp.func
@@ -308,7 +389,7 @@ def _clipped_vjp(
             adj_mq += h * c.kappa
     V = c.P + adj_h * m
     out = ContactGeometry()
-    if other.type == _CYLINDER and other_face < 0:
+    if other.type == _CAPSULE or (other.type == _CYLINDER and other_face < 0):
         out = _side_vjp(mesh, ref, other, face, ref_is_first, v, V)
     else:
         if other_face < 0:
@@ -325,8 +406,27 @@ def _solid_vjp(
     mesh: Mesh, geom1: Geom, geom2: Geom, c: Contact, alone: bool, disableflags: int
 ) -> ContactGeometry:
     """Cylinders, boxes and meshes; poses are given from the contact point."""
-    face1 = _face_along(mesh, geom1, c.n, wp.vec3(0.0), 0.0)
     face2 = _face_along(mesh, geom2, -c.n, wp.vec3(0.0), 0.0)
+    if geom1.type == _CAPSULE:
+        m = _face_normal(mesh, geom2, face2)
+        steep = wp.abs(wp.dot(m, axis_of(geom1))) > _STEEP
+        if steep or wp.length(m + c.n) > 1.0e-3:
+            return shape_geometry_vjp(mesh, geom1, geom2, c)
+        out = ContactGeometry()
+        if alone:
+            # the only contact has the distance of the closest points
+            distance = c
+            distance.P = wp.vec3(0.0)
+            distance.N = wp.vec3(0.0)
+            out = shape_geometry_vjp(mesh, geom1, geom2, distance)
+            c.kappa = 0.0
+        clipped = _clipped_vjp(mesh, geom2, geom1, face2, -1, False, -m, False, alone, c)
+        out.force1 += clipped.force1
+        out.torque1 += clipped.torque1
+        out.force2 += clipped.force2
+        out.torque2 += clipped.torque2
+        return out
+    face1 = _face_along(mesh, geom1, c.n, wp.vec3(0.0), 0.0)
     m1 = _face_normal(mesh, geom1, face1)
     m2 = _face_normal(mesh, geom2, face2)
     off1 = wp.length(m1 - c.n)
@@ -448,13 +548,13 @@ def manifold_vjp(
 ) -> ContactGeometry:
     """The pairs of `has_manifold`.
 
-    `alone` tells whether this is the only contact of the pair. If `disableflags` has `nativeccd` two
-    boxes touch along a separating axis and not by clipping only faces that are almost parallel.
+    `alone` tells whether this is the only contact of the pair. If `disableflags` has `nativeccd`,
+    two boxes touch along a separating axis and not by clipping only faces that are almost parallel.
     """
     # measured from the contact point, lengths lose least in single precision
     geom1.xpos -= c.pos
     geom2.xpos -= c.pos
     c.pos = wp.vec3(0.0)
-    if geom1.type == _CAPSULE:
+    if geom1.type == _CAPSULE and geom2.type == _BOX:
         return _capsule_box_vjp(mesh, geom1, geom2, c)
     return _solid_vjp(mesh, geom1, geom2, c, alone, disableflags)
