@@ -254,33 +254,57 @@ def _corner_vjp(
 
 
 @wp.func
-def _exit(mesh: Mesh, geom: Geom, face: int, point: wp.vec3, axis: wp.vec3) -> wp.vec3:
-    """The edge over which a line leaves a face on its way to `point`; 0 if that is over the face.
-
-    The rim of a cap has the direction of the axis, for want of a better one.
-    """
+def _is_inside(mesh: Mesh, geom: Geom, face: int, point: wp.vec3) -> bool:
+    """Whether a point is over a face; caps of cylinders are round here."""
     normal = _face_normal(mesh, geom, face)
-    edge = wp.vec3(0.0)
     if geom.type == _CYLINDER:
         r = point - geom.xpos
-        if wp.length(r - wp.dot(r, normal) * normal) > geom.size[0]:
-            edge = normal
-        return edge
+        return wp.length(r - wp.dot(r, normal) * normal) < geom.size[0]
     num = _num_corners(mesh, geom, face)
     center = wp.vec3(0.0)
     for i in range(num):
         center += _corner(mesh, geom, face, i) / float(num)
-    farthest = float(0.0)
     for i in range(num):
         corner = _corner(mesh, geom, face, i)
-        u = wp.normalize(_corner(mesh, geom, face, (i + 1) % num) - corner)
-        a = wp.cross(u, normal)
-        outside = wp.dot(a, point - corner) * wp.dot(a, center - corner) < 0.0
-        distance = wp.abs(wp.dot(a, point - corner)) / wp.max(wp.abs(wp.dot(a, axis)), 1.0e-9)
-        if outside and distance > farthest:
-            farthest = distance
-            edge = u
-    return edge
+        a = wp.cross(_corner(mesh, geom, face, (i + 1) % num) - corner, normal)
+        if wp.dot(a, point - corner) * wp.dot(a, center - corner) < 0.0:
+            return False
+    return True
+
+
+@wp.func
+def _border_point(
+    mesh: Mesh, geom: Geom, face: int, start: wp.vec3, axis: wp.vec3, n: wp.vec3
+) -> wp.vec3:
+    """Where the border of a face is met by rays along `n` from the line `start + s axis`, s < 0.
+
+    If `axis` is zero there is one ray. A corner that is hit exactly is preferred to its edges.
+    """
+    m = _face_normal(mesh, geom, face)
+    if geom.type == _CYLINDER:
+        return geom.xpos + geom.size[1] * m + geom.size[0] * wp.normalize(wp.dot(n, m) * m - n)
+    ray = start + (wp.dot(m, _corner(mesh, geom, face, 0) - start) / wp.dot(m, n)) * n
+    b = wp.cross(axis, n)
+    best = float(-wp.inf)
+    point = ray
+    nearest = 1.0e-5 * _size_of(geom)
+    num = _num_corners(mesh, geom, face)
+    for i in range(num):
+        p = _corner(mesh, geom, face, i)
+        u = _corner(mesh, geom, face, (i + 1) % num) - p
+        off = wp.length(p - ray)
+        if wp.length_sq(axis) > 0.0:
+            off = wp.abs(wp.dot(b, p - start))
+            w = -wp.dot(b, p - start) / wp.dot(b, u)
+            along = wp.dot(axis, p + w * u - start)
+            if w >= 0.0 and w <= 1.0 and along > best:
+                best = along
+                point = p + w * u
+        if off < nearest:
+            nearest = off
+            point = p
+            best = float(wp.inf)
+    return point
 
 
 @wp.func
@@ -305,11 +329,11 @@ def _side_vjp(
         V -= push
 
     low = v - (s + wp.sign(wp.dot(axis, m)) * other.size[1]) * axis
-    edge = _exit(mesh, ref, face, low, axis)
-    if wp.length_sq(edge) == 0.0:
+    out = _added(out, not ref_is_first, V, v, none)
+    V_across = V - wp.dot(V, axis) * axis
+    if _is_inside(mesh, ref, face, low):
         # the normal of the face; the line runs around the axis as the face tilts against it
-        out = _added(out, not ref_is_first, V, v, none)
-        slide = -radius * (V - wp.dot(V, axis) * axis)
+        slide = -radius * V_across
         if other.type == _CYLINDER:
             across = wp.cross(axis, m)
             slide = (wp.dot(slide, across) / wp.pow(wp.length(across), 3.0)) * across
@@ -317,41 +341,28 @@ def _side_vjp(
         out = _added(out, ref_is_first, none, none, turn)
         return _added(out, not ref_is_first, none, none, -turn)
 
+    # the normal of the closest points of the axis, or its end, and of an edge or corner of the face
+    outward = -wp.sign(wp.dot(axis, m)) * axis
     r = v - other.xpos - s * axis
     sine = wp.length(r) / radius
-    if other.type == _CAPSULE and sine < 1.0 - 1.0e-5:
-        # from the end of the axis to an edge
-        n = r / radius + wp.sign(wp.dot(axis, m)) * wp.sqrt(1.0 - sine * sine) * axis
-        end = low - r
-        length = wp.dot(m, _corner(mesh, ref, face, 0) - end) / wp.dot(m, n)
-        W = radius * (V - wp.dot(V, axis) * axis)
-        turn = wp.cross(n, wp.dot(W, edge) * edge)
-        t = wp.cross(n, edge)
-        push = (wp.dot(W, t) / length) * t
-        out = _added(out, not ref_is_first, V, v, -wp.cross(n, W))
-        out = _added(out, not ref_is_first, -push, end, none)
-        return _added(out, ref_is_first, push, end + length * n, turn)
-
-    # normal to the axis and to an edge or the rim of the face
     n = wp.normalize(r)
-    out = _added(out, not ref_is_first, V, v - r, none)
-    if ref.type == _CYLINDER:
-        radial = -n + wp.dot(n, m) * m
-        c = Contact()
-        rim = ref.xpos + ref.size[1] * m + ref.size[0] * wp.normalize(radial)
-        side = other.xpos + wp.dot(rim - other.xpos, axis) * axis + radius * n
-        c.pos = 0.5 * (rim + side)
-        c.dist = wp.dot(rim - side, n)
-        c.n = n
-        c.e2 = axis
-        c.e3 = wp.cross(n, axis)
-        c.N = wp.cross(n, radius * V)
-        turned = shape_geometry_vjp(mesh, other, ref, c)
-        out = _added(out, not ref_is_first, turned.force1, c.pos, turned.torque1)
-        return _added(out, ref_is_first, turned.force2, c.pos, turned.torque2)
-    part = wp.inverse(wp.matrix_from_cols(axis, edge, n)) * (radius * V)
-    out = _added(out, not ref_is_first, none, none, wp.cross(n, part[0] * axis))
-    return _added(out, ref_is_first, none, none, wp.cross(n, part[1] * edge))
+    core = low - r
+    if other.type == _CAPSULE and sine < 1.0 - 1.0e-5:
+        n = r / radius - wp.sqrt(1.0 - sine * sine) * outward
+        border = _border_point(mesh, ref, face, core, none, n)
+    else:
+        border = _border_point(mesh, ref, face, core, outward, n)
+        core += wp.dot(border - core, axis) * axis
+    c = Contact()
+    c.pos = 0.5 * (border + core + radius * n)
+    c.dist = wp.dot(border - core, n) - radius
+    c.n = n
+    c.e2 = wp.normalize(wp.cross(n, m))
+    c.e3 = wp.cross(n, c.e2)
+    c.N = wp.cross(n, radius * V_across)
+    turned = shape_geometry_vjp(mesh, other, ref, c)
+    out = _added(out, not ref_is_first, turned.force1, c.pos, turned.torque1 - c.N)
+    return _added(out, ref_is_first, turned.force2, c.pos, turned.torque2)
 
 
 @wp.func
