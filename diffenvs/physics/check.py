@@ -56,13 +56,11 @@ _PAIRS = _SIMPLE_PAIRS | _pairs(
     sphere-mesh capsule-ellipsoid ellipsoid-ellipsoid ellipsoid-cylinder ellipsoid-box
     ellipsoid-mesh"""
 )
-# Faces and edges on both sides, whose clipping has an adjoint.
+# Faces and edges on both sides, which are clipped against each other.
 _MANIFOLD_PAIRS = _pairs(
     """capsule-cylinder capsule-box capsule-mesh cylinder-cylinder cylinder-box cylinder-mesh
     box-box box-mesh mesh-mesh"""
 )
-# Faces and edges on both sides, which mujoco_warp clips against each other unless told not to.
-_CLIPPED_PAIRS = _pairs("capsule-cylinder capsule-mesh")
 
 # field of opt: (values accepted, what to do instead)
 _OPTIONS = {
@@ -341,8 +339,6 @@ def _reads_unclamped_ctrl(mjm: mujoco.MjModel, i: int) -> bool:
 def _contacts(mjm: mujoco.MjModel) -> Iterator[str]:
     partners = defaultdict(list)
     accepted = _PAIRS | _MANIFOLD_PAIRS
-    if mjm.opt.disableflags & int(_DISABLE.mjDSBL_MULTICCD):
-        accepted = accepted | _CLIPPED_PAIRS
     for a, b in colliding_pairs(mjm):
         if _kinds(mjm, a, b) not in accepted:
             first, second = (a, b) if mjm.geom_type[a] >= mjm.geom_type[b] else (b, a)

@@ -1,4 +1,4 @@
-"""Adjoint of the contacts of boxes, capsules on boxes and convex meshes, clipped or not.
+"""Adjoint of clipped contacts: between capsules, cylinders, boxes and convex meshes.
 
 Forward: where a face touches, the simulator projects points of the other geom onto it and reports
 up to eight contacts. Each has a reference face with the outward normal `m` and a point `v` at the
@@ -8,21 +8,34 @@ height `h` above that face; `q` is the normal of the second face, or `-m`:
 
 `v` is where three planes meet, each of which moves with one of the two bodies: the face that `v`
 lies in, and two that hold its edges or the edges of the reference face (a corner; an edge that was
-cut off; a face that was cut off at a corner). A capsule touches a box as a sphere at a point of its
-axis: an end, the point closest to an edge or a corner, or where a side of the box cuts it off.
+cut off; a face that was cut off at a corner). Or `v` is on the side of a cylinder or capsule: an
+end of the line on it that touches, or where that line is cut off. A capsule touches a box as a
+sphere does whose centre is an end of its axis, or where a side of the box cuts the axis off.
 
 In:  the geoms and their poses; the contact; cotangents of its point, frame and distance.
 Out: `ContactGeometry`, as in `contact_geometry_vjp`. A cotangent `V` of `v` is split along the
      normals of its three planes; each part is a force on the body that owns the plane.
 
 Which planes hold `v` is read from the contact itself: those that are closest to it. Where no face
-rules the contact, edges and corners touch as in `contact_shape_vjp`. Derivation: `DERIVATION.md`,
-section 4b. Not covered: the faces of cylinders, capsules on meshes (both clipped).
+rules the contact, points touch as in `contact_shape_vjp`. Derivation: `DERIVATION.md`, section 4b.
+Not covered: flex, height fields, signed distance fields; the only contact of two faces whose
+penetration is deepest between two edges (its distance is then taken normal to the face).
 """
 
 import mujoco
 import warp as wp
 
+from .contact_face import (
+    area_of,
+    border_distance,
+    border_point,
+    edge_plane,
+    face_along,
+    face_normal,
+    is_corner,
+    is_inside,
+    size_of,
+)
 from .contact_geometry_vjp import Contact, ContactGeometry, Geom, axis_of
 from .contact_shape_vjp import Mesh, shape_geometry_vjp
 
@@ -70,119 +83,6 @@ def is_alone(
 
 
 @wp.func
-def _num_faces(mesh: Mesh, geom: Geom) -> int:
-    if geom.type == _BOX:
-        return 6
-    if geom.type == _CYLINDER:
-        return 2
-    return mesh.polynum[geom.meshid]
-
-
-@wp.func
-def _face_normal(mesh: Mesh, geom: Geom, face: int) -> wp.vec3:
-    """Outward normal of a face; faces 2 i and 2 i + 1 of a box belong to axis i; 0, 1 are caps."""
-    if geom.type != _MESH:
-        i = face // 2
-        if geom.type == _CYLINDER:
-            i = 2
-        axis = wp.vec3(geom.xmat[0, i], geom.xmat[1, i], geom.xmat[2, i])
-        return float(1 - 2 * (face & 1)) * axis
-    return geom.xmat * mesh.polynormal[mesh.polyadr[geom.meshid] + face]
-
-
-@wp.func
-def _num_corners(mesh: Mesh, geom: Geom, face: int) -> int:
-    if geom.type == _BOX:
-        return 4
-    if geom.type == _CYLINDER:
-        return 16
-    return mesh.polyvertnum[mesh.polyadr[geom.meshid] + face]
-
-
-@wp.func
-def _corner(mesh: Mesh, geom: Geom, face: int, i: int) -> wp.vec3:
-    """Corner `i` of a face, in the order around it, from the origin of `geom.xpos`."""
-    if geom.type == _BOX:
-        axis = face // 2
-        x = geom.size
-        x[axis] *= float(1 - 2 * (face & 1))
-        if i == 1 or i == 2:
-            x[(axis + 1) % 3] *= -1.0
-        if i >= 2:
-            x[(axis + 2) % 3] *= -1.0
-        return geom.xpos + geom.xmat * x
-    if geom.type == _CYLINDER:
-        # the simulator takes a cap for a polygon that is fixed in the body
-        angle = float(i) * (wp.pi / 8.0)
-        x = wp.vec3(wp.cos(angle), wp.sin(angle), 0.0) * geom.size[0]
-        x[2] = geom.size[1] * float(1 - 2 * (face & 1))
-        return geom.xpos + geom.xmat * x
-    adr = mesh.polyvertadr[mesh.polyadr[geom.meshid] + face]
-    vert = mesh.vert[mesh.vertadr[geom.meshid] + mesh.polyvert[adr + i]]
-    return geom.xpos + geom.xmat * vert
-
-
-@wp.func
-def _size_of(geom: Geom) -> float:
-    """A length of the size of a geom (`geom_size` of a mesh is that of its box)."""
-    if geom.type == _CYLINDER:
-        return wp.min(geom.size[0], geom.size[1])
-    return wp.min(geom.size[0], wp.min(geom.size[1], geom.size[2]))
-
-
-@wp.func
-def _area(mesh: Mesh, geom: Geom, face: int) -> float:
-    """Twice the area of a face."""
-    total = wp.vec3(0.0)
-    corner = _corner(mesh, geom, face, 0)
-    for i in range(1, _num_corners(mesh, geom, face) - 1):
-        side = _corner(mesh, geom, face, i) - corner
-        total += wp.cross(side, _corner(mesh, geom, face, i + 1) - corner)
-    return wp.length(total)
-
-
-@wp.func
-def _face_along(mesh: Mesh, geom: Geom, direction: wp.vec3, point: wp.vec3, scale: float) -> int:
-    """The face whose normal is closest to a direction, of those through a point if `scale` > 0."""
-    best = float(-wp.inf)
-    face = int(0)
-    for k in range(_num_faces(mesh, geom)):
-        normal = _face_normal(mesh, geom, k)
-        score = wp.dot(normal, direction)
-        if scale > 0.0:
-            score -= scale * wp.abs(wp.dot(normal, point - _corner(mesh, geom, k, 0)))
-        if score > best:
-            best = score
-            face = k
-    return face
-
-
-@wp.func
-def _edge_plane(
-    mesh: Mesh, geom: Geom, face: int, v: wp.vec3, line: wp.vec3, normal: wp.vec3
-) -> wp.vec4:
-    """The plane through an edge of a face, and normal to the face, that is closest to `v`.
-
-    The distance is measured along `line`, or if that is zero in the plane with the normal `normal`,
-    so that planes parallel to these are far away. Returns the normal and the distance.
-    """
-    noise = 1.0e-6 * _size_of(geom)
-    face_normal = _face_normal(mesh, geom, face)
-    best = wp.vec4(0.0, 0.0, 0.0, wp.inf)
-    num = _num_corners(mesh, geom, face)
-    for i in range(num):
-        corner = _corner(mesh, geom, face, i)
-        a = wp.normalize(wp.cross(_corner(mesh, geom, face, (i + 1) % num) - corner, face_normal))
-        sine = wp.abs(wp.dot(line, a))
-        if wp.length_sq(line) == 0.0:
-            sine = wp.length(wp.cross(normal, a))
-        distance = (wp.abs(wp.dot(a, v - corner)) + noise) / wp.max(sine, 1.0e-9)
-        if distance < best[3]:
-            best = wp.vec4(a[0], a[1], a[2], distance)
-    return best
-
-
-@wp.func
 def _frame_torque(c: Contact) -> wp.vec3:
     """Torque on the body that owns the normal, from the cotangent of the frame."""
     ref = wp.vec3(0.0, 1.0, 0.0)
@@ -208,15 +108,6 @@ def _added(
 
 
 @wp.func
-def _is_corner(mesh: Mesh, geom: Geom, face: int, v: wp.vec3) -> bool:
-    """Whether a point of a face is one of its corners."""
-    for i in range(_num_corners(mesh, geom, face)):
-        if wp.length(_corner(mesh, geom, face, i) - v) < 1.0e-2 * _size_of(geom):
-            return True
-    return False
-
-
-@wp.func
 def _corner_vjp(
     mesh: Mesh,
     ref: Geom,
@@ -228,15 +119,15 @@ def _corner_vjp(
     V: wp.vec3,
 ) -> ContactGeometry:
     """A point of the face `other_face` held by the edges of that face, or of the face of `ref`."""
-    normal = _face_normal(mesh, other, other_face)
+    normal = face_normal(mesh, other, other_face)
     first = wp.vec3(0.0)
     first_of_ref = bool(False)
     second = wp.vec3(0.0)
     second_of_ref = bool(False)
     for k in range(2):
         line = wp.normalize(wp.cross(normal, first))
-        of_other = _edge_plane(mesh, other, other_face, v, line, normal)
-        of_ref = _edge_plane(mesh, ref, face, v, line, normal)
+        of_other = edge_plane(mesh, other, other_face, v, line, normal)
+        of_ref = edge_plane(mesh, ref, face, v, line, normal)
         is_ref = of_ref[3] < of_other[3]
         plane = wp.where(is_ref, of_ref, of_other)
         if k == 0:
@@ -254,60 +145,6 @@ def _corner_vjp(
 
 
 @wp.func
-def _is_inside(mesh: Mesh, geom: Geom, face: int, point: wp.vec3) -> bool:
-    """Whether a point is over a face; caps of cylinders are round here."""
-    normal = _face_normal(mesh, geom, face)
-    if geom.type == _CYLINDER:
-        r = point - geom.xpos
-        return wp.length(r - wp.dot(r, normal) * normal) < geom.size[0]
-    num = _num_corners(mesh, geom, face)
-    center = wp.vec3(0.0)
-    for i in range(num):
-        center += _corner(mesh, geom, face, i) / float(num)
-    for i in range(num):
-        corner = _corner(mesh, geom, face, i)
-        a = wp.cross(_corner(mesh, geom, face, (i + 1) % num) - corner, normal)
-        if wp.dot(a, point - corner) * wp.dot(a, center - corner) < 0.0:
-            return False
-    return True
-
-
-@wp.func
-def _border_point(
-    mesh: Mesh, geom: Geom, face: int, start: wp.vec3, axis: wp.vec3, n: wp.vec3
-) -> wp.vec3:
-    """Where the border of a face is met by rays along `n` from the line `start + s axis`, s < 0.
-
-    If `axis` is zero there is one ray. A corner that is hit exactly is preferred to its edges.
-    """
-    m = _face_normal(mesh, geom, face)
-    if geom.type == _CYLINDER:
-        return geom.xpos + geom.size[1] * m + geom.size[0] * wp.normalize(wp.dot(n, m) * m - n)
-    ray = start + (wp.dot(m, _corner(mesh, geom, face, 0) - start) / wp.dot(m, n)) * n
-    b = wp.cross(axis, n)
-    best = float(-wp.inf)
-    point = ray
-    nearest = 1.0e-5 * _size_of(geom)
-    num = _num_corners(mesh, geom, face)
-    for i in range(num):
-        p = _corner(mesh, geom, face, i)
-        u = _corner(mesh, geom, face, (i + 1) % num) - p
-        off = wp.length(p - ray)
-        if wp.length_sq(axis) > 0.0:
-            off = wp.abs(wp.dot(b, p - start))
-            w = -wp.dot(b, p - start) / wp.dot(b, u)
-            along = wp.dot(axis, p + w * u - start)
-            if w >= 0.0 and w <= 1.0 and along > best:
-                best = along
-                point = p + w * u
-        if off < nearest:
-            nearest = off
-            point = p
-            best = float(wp.inf)
-    return point
-
-
-@wp.func
 def _side_vjp(
     mesh: Mesh, ref: Geom, other: Geom, face: int, ref_is_first: bool, v: wp.vec3, V: wp.vec3
 ) -> ContactGeometry:
@@ -319,19 +156,24 @@ def _side_vjp(
     out = ContactGeometry()
     axis = axis_of(other)
     radius = other.size[0]
-    m = _face_normal(mesh, ref, face)
+    m = face_normal(mesh, ref, face)
     s = wp.dot(v - other.xpos, axis)
-    plane = _edge_plane(mesh, ref, face, v, axis, m)
+    plane = edge_plane(mesh, ref, face, v, axis, m)
     if plane[3] < wp.abs(other.size[1] - wp.abs(s)):
         a = wp.vec3(plane[0], plane[1], plane[2])
         push = (wp.dot(V, axis) / wp.dot(a, axis)) * a
         out = _added(out, ref_is_first, push, v, none)
         V -= push
 
-    low = v - (s + wp.sign(wp.dot(axis, m)) * other.size[1]) * axis
+    outward = -wp.sign(wp.dot(axis, m)) * axis
+    r = v - other.xpos - s * axis
+    core = other.xpos + other.size[1] * outward  # the lower end of the axis
+    low = core
+    if other.type == _CYLINDER:
+        low -= radius * wp.normalize(m - wp.dot(m, axis) * axis)
     out = _added(out, not ref_is_first, V, v, none)
     V_across = V - wp.dot(V, axis) * axis
-    if _is_inside(mesh, ref, face, low):
+    if is_inside(mesh, ref, face, low):
         # the normal of the face; the line runs around the axis as the face tilts against it
         slide = -radius * V_across
         if other.type == _CYLINDER:
@@ -342,16 +184,18 @@ def _side_vjp(
         return _added(out, not ref_is_first, none, none, -turn)
 
     # the normal of the closest points of the axis, or its end, and of an edge or corner of the face
-    outward = -wp.sign(wp.dot(axis, m)) * axis
-    r = v - other.xpos - s * axis
     sine = wp.length(r) / radius
     n = wp.normalize(r)
-    core = low - r
     if other.type == _CAPSULE and sine < 1.0 - 1.0e-5:
-        n = r / radius - wp.sqrt(1.0 - sine * sine) * outward
-        border = _border_point(mesh, ref, face, core, none, n)
+        # of an end, the lower one or the other
+        n = r / radius + wp.sqrt(1.0 - sine * sine) * outward
+        border = border_point(mesh, ref, face, core, none, n)
+        if border_distance(mesh, ref, face, border) > 1.0e-3 * size_of(ref):
+            n -= 2.0 * wp.sqrt(1.0 - sine * sine) * outward
+            core -= 2.0 * other.size[1] * outward
+            border = border_point(mesh, ref, face, core, none, n)
     else:
-        border = _border_point(mesh, ref, face, core, outward, n)
+        border = border_point(mesh, ref, face, core, outward, n)
         core += wp.dot(border - core, axis) * axis
     c = Contact()
     c.pos = 0.5 * (border + core + radius * n)
@@ -382,7 +226,7 @@ def _clipped_vjp(
 
     `other_face` is a face of `other` that holds `v`, or -1 to look for it.
     """
-    m = _face_normal(mesh, ref, face)
+    m = face_normal(mesh, ref, face)
     mq = wp.dot(m, q)
     h = -c.dist / mq
     v = h * m - (0.5 * h * mq) * q
@@ -395,7 +239,7 @@ def _clipped_vjp(
     if alone and q_of_other:
         # the only contact has the depth of the penetration, whatever its normal; that of a corner
         # of `other` is measured along `m`
-        if _is_corner(mesh, other, other_face, v):
+        if is_corner(mesh, other, other_face, v):
             adj_h += (1.0 + mq) * c.kappa
             adj_mq += h * c.kappa
     V = c.P + adj_h * m
@@ -404,7 +248,7 @@ def _clipped_vjp(
         out = _side_vjp(mesh, ref, other, face, ref_is_first, v, V)
     else:
         if other_face < 0:
-            other_face = _face_along(mesh, other, -m, v, 1000.0 / _size_of(other))
+            other_face = face_along(mesh, other, -m, v, 1000.0 / size_of(other))
         out = _corner_vjp(mesh, ref, other, face, other_face, ref_is_first, v, V)
     none = wp.vec3(0.0)
     out = _added(out, ref_is_first, -adj_h * m, v, wp.cross(m, adj_mq * q - h * c.P))
@@ -417,9 +261,9 @@ def _solid_vjp(
     mesh: Mesh, geom1: Geom, geom2: Geom, c: Contact, alone: bool, disableflags: int
 ) -> ContactGeometry:
     """Cylinders, boxes and meshes; poses are given from the contact point."""
-    face2 = _face_along(mesh, geom2, -c.n, wp.vec3(0.0), 0.0)
+    face2 = face_along(mesh, geom2, -c.n, wp.vec3(0.0), 0.0)
     if geom1.type == _CAPSULE:
-        m = _face_normal(mesh, geom2, face2)
+        m = face_normal(mesh, geom2, face2)
         steep = wp.abs(wp.dot(m, axis_of(geom1))) > _STEEP
         if steep or wp.length(m + c.n) > 1.0e-3:
             return shape_geometry_vjp(mesh, geom1, geom2, c)
@@ -437,15 +281,15 @@ def _solid_vjp(
         out.force2 += clipped.force2
         out.torque2 += clipped.torque2
         return out
-    face1 = _face_along(mesh, geom1, c.n, wp.vec3(0.0), 0.0)
-    m1 = _face_normal(mesh, geom1, face1)
-    m2 = _face_normal(mesh, geom2, face2)
+    face1 = face_along(mesh, geom1, c.n, wp.vec3(0.0), 0.0)
+    m1 = face_normal(mesh, geom1, face1)
+    m2 = face_normal(mesh, geom2, face2)
     off1 = wp.length(m1 - c.n)
     off2 = wp.length(m2 + c.n)
     boxes = geom1.type == _BOX and geom2.type == _BOX
     if not boxes or (disableflags & _NATIVECCD) == 0:
         # the normal is the difference of two points at the distance `dist`
-        scale = wp.min(_size_of(geom1), _size_of(geom2))
+        scale = wp.min(size_of(geom1), size_of(geom2))
         tolerance = wp.min(2.0e-3 + 1.0e-6 * scale / wp.abs(c.dist), 0.04)
         if geom1.type == _CYLINDER:
             tolerance = wp.max(tolerance, 0.01)
@@ -457,7 +301,7 @@ def _solid_vjp(
         tolerance = 1.0e-4
         if off1 < tolerance and off2 < tolerance and wp.abs(off1 - off2) < 1.0e-6:
             # parallel: as soon as they tilt, the larger face is the reference
-            if _area(mesh, geom2, face2) > _area(mesh, geom1, face1):
+            if area_of(mesh, geom2, face2) > area_of(mesh, geom1, face1):
                 off1 = float(wp.inf)
     if off1 < tolerance and off1 <= off2:
         return _clipped_vjp(mesh, geom1, geom2, face1, -1, True, -m1, False, alone, c)
