@@ -1,6 +1,7 @@
 """Models whose contacts come from clipping faces and edges, and states in which they rest or fall.
 
     pile    a box, a mesh block and a capsule, each free, on a desk that slides and tilts
+    rack    a cylinder on a box, capsules on a mesh and on the cap of a cylinder, each free
     grip    a free box between two pads that are pressed together
 
 mujoco_warp clips box against box as it clips meshes, unless `nativeccd` is disabled; C MuJoCo
@@ -20,6 +21,11 @@ _PRISM = " ".join(
     f"{0.11 * np.cos(angle):.4f} {0.11 * np.sin(angle):.4f} {z}"
     for angle in 0.1 + 0.4 * np.pi * np.arange(5)
     for z in (-0.07, 0.07)
+)
+_SLAB = " ".join(
+    f"{0.2 * np.cos(angle):.4f} {0.2 * np.sin(angle):.4f} {z}"
+    for angle in 0.1 + 0.4 * np.pi * np.arange(5)
+    for z in (-0.05, 0.05)
 )
 _HEAD = """
   <compiler angle="radian" autolimits="true"/>
@@ -59,6 +65,35 @@ PILE = f"""
   <actuator><motor joint="tilt" gear="2"/></actuator>
 </mujoco>"""
 
+RACK = f"""
+<mujoco model="rack">{_HEAD}
+  <asset><mesh name="slab" vertex="{_SLAB}"/></asset>
+  <worldbody>
+    <body name="desk">
+      <joint name="slide" type="slide" axis="1 0.2 0" damping="1"/>
+      <joint name="tilt" axis="0.3 1 0.1" damping="0.5" stiffness="20" armature="0.1"/>
+      <geom name="left" type="box" pos="-0.8 0 0" size="0.24 0.22 0.05" mass="1" contype="1"
+            conaffinity="2"/>
+      <geom name="middle" type="mesh" mesh="slab" mass="1" contype="1" conaffinity="2"/>
+      <geom name="right" type="cylinder" pos="0.8 0 0" size="0.2 0.05" mass="1" contype="1"
+            conaffinity="2"/>
+    </body>
+    <body name="roll">
+      <joint name="left" type="free"/>
+      <geom name="roll" type="cylinder" size="0.06 0.12" mass="1"/>
+    </body>
+    <body name="bar">
+      <joint name="middle" type="free"/>
+      <geom name="bar" type="capsule" size="0.05 0.18" mass="1"/>
+    </body>
+    <body name="pin">
+      <joint name="right" type="free"/>
+      <geom name="pin" type="capsule" size="0.04 0.1" mass="1"/>
+    </body>
+  </worldbody>
+  <actuator><motor joint="tilt" gear="2"/></actuator>
+</mujoco>"""
+
 GRIP = f"""
 <mujoco model="grip">{_HEAD}
   <worldbody>
@@ -81,7 +116,8 @@ GRIP = f"""
     <position joint="right" kp="300"/>
   </actuator>
 </mujoco>"""
-MODELS = {"pile": PILE, "grip": GRIP}
+MODELS = {"pile": PILE, "rack": RACK, "grip": GRIP}
+_ROUND = (int(mujoco.mjtGeom.mjGEOM_CAPSULE), int(mujoco.mjtGeom.mjGEOM_CYLINDER))
 _BOX = re.compile(r'name="(left|right|block)" type="box"( pos="[^"]*")? size="([^"]*)"')
 
 
@@ -108,7 +144,7 @@ def load(
 ) -> tuple[mujoco.MjModel, mujoco.MjModel]:
     """The model, and the model that C MuJoCo must run to make the same contacts."""
     models = [mujoco.MjModel.from_xml_string(MODELS[name])]
-    if nativeccd:
+    if nativeccd and name != "rack":
         models.append(mujoco.MjModel.from_xml_string(_with_meshes(MODELS[name])))
     for mjm in models:
         mjm.geom_condim[:] = condim
@@ -129,10 +165,10 @@ def _turned(quat, axis, angle):
     return out
 
 
-def _resting(rng, capsule: bool) -> np.ndarray:
-    """A face (or the side of a capsule) down, turned about the vertical, tilted by up to 0.04."""
+def _resting(rng, lying: bool) -> np.ndarray:
+    """A face or (`lying`) the side down, turned about the vertical, tilted by up to 0.04."""
     quat = np.array([1.0, 0, 0, 0])
-    if capsule:
+    if lying:
         quat = _turned(quat, (0, 1, 0), np.pi / 2)
     quat = _turned(quat, (0, 0, 1), rng.uniform(-np.pi, np.pi))
     angle = rng.uniform(0, 2 * np.pi)
@@ -157,7 +193,7 @@ def _pile(mjm, data, rng, resting: bool) -> None:
         xpos, desk_xmat = data.geom_xpos[desk].copy(), data.geom_xmat[desk].reshape(3, 3).copy()
         quat = rng.normal(size=4)
         if resting:
-            mujoco.mju_mulQuat(quat, data.xquat[1], _resting(rng, joint == 4))
+            mujoco.mju_mulQuat(quat, data.xquat[1], _resting(rng, mjm.geom_type[geom] in _ROUND))
         place = rng.uniform(-0.14, 0.14, 3)
         up, down = 0.6, 0.0
         depth = rng.uniform(0.001, 0.006)
