@@ -29,19 +29,17 @@ _PAIRS = _SIMPLE_PAIRS | _pairs(
     sphere-mesh capsule-ellipsoid ellipsoid-ellipsoid ellipsoid-cylinder ellipsoid-box
     ellipsoid-mesh"""
 )
-# Faces and edges on both sides, which mujoco_warp clips against each other unless told not to.
-_CLIPPED_PAIRS = _pairs(
-    """capsule-cylinder capsule-mesh cylinder-cylinder cylinder-box cylinder-mesh box-mesh
-    mesh-mesh"""
+# Faces and edges on both sides, which are clipped against each other.
+_MANIFOLD_PAIRS = _pairs(
+    """capsule-cylinder capsule-box capsule-mesh cylinder-cylinder cylinder-box cylinder-mesh
+    box-box box-mesh mesh-mesh"""
 )
 
 
 def check_contacts(mjm: mujoco.MjModel) -> Iterator[str]:
     """What of the model's contacts has no derivative."""
     partners = defaultdict(list)
-    accepted = _PAIRS
-    if mjm.opt.disableflags & int(_DISABLE.mjDSBL_MULTICCD):
-        accepted = accepted | _CLIPPED_PAIRS
+    accepted = _PAIRS | _MANIFOLD_PAIRS
     for a, b in colliding_pairs(mjm):
         if _kinds(mjm, a, b) not in accepted:
             first, second = (a, b) if mjm.geom_type[a] >= mjm.geom_type[b] else (b, a)
@@ -113,6 +111,11 @@ def colliding_pairs(mjm: mujoco.MjModel) -> list[tuple[int, int]]:
 def has_shapes(mjm: mujoco.MjModel) -> bool:
     """Whether any geoms collide that are not as simple as spheres and capsules."""
     return any(_kinds(mjm, a, b) not in _SIMPLE_PAIRS for a, b in colliding_pairs(mjm))
+
+
+def has_manifolds(mjm: mujoco.MjModel) -> bool:
+    """Whether any geoms collide whose contacts come from clipping their faces."""
+    return any(_kinds(mjm, a, b) in _MANIFOLD_PAIRS for a, b in colliding_pairs(mjm))
 
 
 def has_curved(mjm: mujoco.MjModel) -> bool:

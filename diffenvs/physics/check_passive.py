@@ -10,14 +10,13 @@ from .model_names import element_name, geom_name
 
 def check_passive(mjm: mujoco.MjModel) -> Iterator[str]:
     """Gravity compensation through actuators, and what of a fluid is not covered."""
-    actuation = mjm.nactuator and not mjm.opt.disableflags & int(
-        mujoco.mjtDisableBit.mjDSBL_ACTUATION
-    )
+    disabled = mjm.opt.disableflags & int(mujoco.mjtDisableBit.mjDSBL_ACTUATION)
+    actuation = mjm.nactuator and not disabled
     if mjm.body_gravcomp.any() and not actuation:
         for i in np.flatnonzero(mjm.jnt_actgravcomp).tolist():
             yield (
-                f"{element_name(mjm, 'joint', i)} has actuatorgravcomp, which does nothing where no "
-                "actuator is enabled: set actuatorgravcomp to false"
+                f"{element_name(mjm, 'joint', i)} has actuatorgravcomp, which does nothing where "
+                "no actuator is enabled: set actuatorgravcomp to false"
             )
     for field in ("density", "viscosity"):
         if getattr(mjm.opt, field) < 0:
@@ -30,8 +29,8 @@ def check_passive(mjm: mujoco.MjModel) -> Iterator[str]:
     if discrete or mjm.opt.integrator == mujoco.mjtIntegrator.mjINT_IMPLICITFAST:
         for i in _uncoupled_bodies(mjm, but_free=not discrete):
             yield (
-                f"{element_name(mjm, 'body', i)} has joints that its inertia does not couple but the "
-                "fluid does, which implicitfast and discrete leave out: set integrator to Euler or "
+                f"{element_name(mjm, 'body', i)} has joints that its inertia does not couple but "
+                "the fluid does, which implicitfast and discrete leave out: set integrator to Euler or "
                 "RK4"
             )
 

@@ -40,6 +40,7 @@ class Mesh:
     vertadr: wp.array[int]
     vertnum: wp.array[int]
     vert: wp.array[wp.vec3]
+    polynum: wp.array[int]
     polyadr: wp.array[int]
     polynormal: wp.array[wp.vec3]
     polyvertadr: wp.array[int]

@@ -34,6 +34,7 @@ from .constraint_vjp import RowCoefficients, position_cotangent, row_coefficient
 from .contact_feature import Mesh, mesh_of
 from .contact_geometry_vjp import Contact, ContactGeometry, Geom, geometry_vjp
 from .contact_shape_vjp import shape_geometry_vjp
+from .manifold_vjp import has_manifold, is_alone, manifold_vjp
 from .record import Substep
 from .spatial import ang, force_cross, vec5, velocity_at, wrench
 from .workspace import Flags, Workspace
@@ -173,8 +174,14 @@ def _surface_velocity(geom: Geom, surfacevel: vec6, pos: wp.vec3, p: wp.vec3) ->
 
 
 @functools.cache
-def contact_kernel(shapes: bool, surfacevel: bool) -> wp.Kernel:
-    """The kernel; `shapes` for more than `contact_geometry_vjp` covers, `surfacevel` if any."""
+def contact_kernel(shapes: bool, manifolds: bool, surfacevel: bool) -> wp.Kernel:
+    """The kernel for what a model has.
+
+    Args:
+        shapes: geoms that `contact_geometry_vjp` does not cover.
+        manifolds: pairs of geoms that are clipped against each other.
+        surfacevel: surfaces that move.
+    """
 
     @wp.kernel(module="unique", enable_backward=False)
     def _contact_vjp(
@@ -230,7 +237,8 @@ def contact_kernel(shapes: bool, surfacevel: bool) -> wp.Kernel:
         worldid = wp.tid()
         h = opt_timestep[worldid % opt_timestep.shape[0]]
         nefc = wp.min(nefc_in[worldid], Jaref_in.shape[1])
-        efcid = ne_in[worldid] + nf_in[worldid] + nl_in[worldid]
+        first_contact = ne_in[worldid] + nf_in[worldid] + nl_in[worldid]
+        efcid = first_contact
         while efcid < nefc:
             conid = efc_id_in[worldid, efcid]
             dim = contact_dim_in[conid]
@@ -363,7 +371,19 @@ def contact_kernel(shapes: bool, surfacevel: bool) -> wp.Kernel:
                 y1 -= force_cross(s1, wrench(p1, f_s, t_s))
                 y2 += force_cross(s2, wrench(p2, f_s, t_s))
             geometry = ContactGeometry()
-            if wp.static(shapes):
+            if wp.static(manifolds):
+                if has_manifold(geom1.type, geom2.type, opt_disableflags):
+                    geometry = manifold_vjp(
+                        mesh,
+                        geom1,
+                        geom2,
+                        c,
+                        is_alone(conid, first_contact, nefc, efc_id_in[worldid], contact_geom_in),
+                        opt_disableflags,
+                    )
+                else:
+                    geometry = shape_geometry_vjp(mesh, geom1, geom2, c)
+            elif wp.static(shapes):
                 geometry = shape_geometry_vjp(mesh, geom1, geom2, c)
             else:
                 geometry = geometry_vjp(geom1, geom2, c)
@@ -395,7 +415,7 @@ def contact_vjp(m: mjw.Model, flags: Flags, s: Substep, ws: Workspace) -> None:
     """Adjoint of contacts: accumulates into the cotangents of the bodies' fields."""
     d = s.d
     wp.launch(
-        contact_kernel(flags.shapes, flags.surfacevel),
+        contact_kernel(flags.shapes, flags.manifolds, flags.surfacevel),
         dim=d.nworld,
         inputs=[
             m.opt.timestep,

@@ -40,6 +40,15 @@ _PAIR_CONTACTS = {
     (_GEOM.mjGEOM_PLANE, _GEOM.mjGEOM_BOX): 8,
     (_GEOM.mjGEOM_PLANE, _GEOM.mjGEOM_MESH): 4,
     (_GEOM.mjGEOM_CAPSULE, _GEOM.mjGEOM_CAPSULE): 2,
+    (_GEOM.mjGEOM_CAPSULE, _GEOM.mjGEOM_CYLINDER): 2,
+    (_GEOM.mjGEOM_CAPSULE, _GEOM.mjGEOM_BOX): 2,
+    (_GEOM.mjGEOM_CAPSULE, _GEOM.mjGEOM_MESH): 2,
+    (_GEOM.mjGEOM_CYLINDER, _GEOM.mjGEOM_CYLINDER): 4,
+    (_GEOM.mjGEOM_CYLINDER, _GEOM.mjGEOM_BOX): 4,
+    (_GEOM.mjGEOM_CYLINDER, _GEOM.mjGEOM_MESH): 4,
+    (_GEOM.mjGEOM_BOX, _GEOM.mjGEOM_BOX): 8,
+    (_GEOM.mjGEOM_BOX, _GEOM.mjGEOM_MESH): 4,
+    (_GEOM.mjGEOM_MESH, _GEOM.mjGEOM_MESH): 4,
 }
 _RK4 = mujoco.mjtIntegrator.mjINT_RK4
 _STATE_FIELDS = ("qpos", "qvel", "act", "qacc_warmstart")

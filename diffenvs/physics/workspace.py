@@ -9,7 +9,7 @@ import numpy as np
 import warp as wp
 
 from .check_actuator import depends_on_velocity, is_plain
-from .check_contact import has_curved, has_shapes
+from .check_contact import has_curved, has_manifolds, has_shapes
 from .spatial import mat66, vec7
 
 _DSBL, _TRN, _EQ = mujoco.mjtDisableBit, mujoco.mjtTrn, mujoco.mjtEq
@@ -59,6 +59,7 @@ class Flags:
     shapes: bool  # geoms collide that need contact_shape_vjp
     curved: bool  # or contact_refine
     surfacevel: bool  # surfaces of geoms move
+    manifolds: bool  # geoms collide that need manifold_vjp
 
     @classmethod
     def of(cls, mjm: mujoco.MjModel, nfree: int) -> "Flags":
@@ -125,6 +126,7 @@ class Flags:
             pair=pair,
             free_bodies=free_bodies,
             shapes=has_shapes(mjm),
+            manifolds=has_manifolds(mjm),
             curved=has_curved(mjm),
             surfacevel=bool(mjm.geom_surfacevel.any()),
             **_tendon_flags(mjm, enabled),
