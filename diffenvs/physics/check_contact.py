@@ -35,12 +35,24 @@ _MANIFOLD_PAIRS = _pairs(
     box-box box-mesh mesh-mesh"""
 )
 
+# Of these, pairs for which mujoco_warp has no other algorithm than the native one.
+_NATIVE_PAIRS = (_PAIRS | _MANIFOLD_PAIRS) - _pairs(
+    """plane-sphere plane-capsule plane-box plane-ellipsoid plane-cylinder plane-mesh sphere-sphere
+    sphere-capsule sphere-cylinder sphere-box capsule-capsule capsule-box box-box"""
+)
+
 
 def check_contacts(mjm: mujoco.MjModel) -> Iterator[str]:
     """What of the model's contacts has no derivative."""
     partners = defaultdict(list)
     accepted = _PAIRS | _MANIFOLD_PAIRS
+    other = mjm.opt.disableflags & int(_DISABLE.mjDSBL_NATIVECCD)
     for a, b in colliding_pairs(mjm):
+        if other and _kinds(mjm, a, b) in _NATIVE_PAIRS:
+            yield (
+                f"{geom_name(mjm, a)} and {geom_name(mjm, b)} collide by another algorithm in C "
+                "MuJoCo with mjDSBL_NATIVECCD, which mujoco_warp does not have: clear the flag"
+            )
         if _kinds(mjm, a, b) not in accepted:
             first, second = (a, b) if mjm.geom_type[a] >= mjm.geom_type[b] else (b, a)
             partners[first].append(second)

@@ -8,8 +8,8 @@ the simulator clips as polygons of 16 corners that are fixed in the body. Functi
 import mujoco
 import warp as wp
 
+from .contact_feature import Mesh
 from .contact_geometry_vjp import Geom
-from .contact_shape_vjp import Mesh
 
 wp.set_module_options({"enable_backward": False})
 

@@ -36,8 +36,9 @@ from .contact_face import (
     is_inside,
     size_of,
 )
+from .contact_feature import Mesh
 from .contact_geometry_vjp import Contact, ContactGeometry, Geom, axis_of
-from .contact_shape_vjp import Mesh, shape_geometry_vjp
+from .contact_shape_vjp import shape_geometry_vjp
 
 wp.set_module_options({"enable_backward": False})
 
