@@ -6,11 +6,9 @@ import pytest
 import robot_models
 from test_step_vjp import check
 
-from diffenvs.physics import UnsupportedFeature
 from diffenvs.physics.accuracy import play
 
 NUM_STATES = 24
-later = pytest.mark.xfail(raises=UnsupportedFeature, strict=True)
 slow = pytest.mark.slow
 
 HUMANOIDS = [{}, {"feet": "capsule"}, {"feet": "sphere"}, {"actuators": "servo"}]
@@ -71,7 +69,8 @@ def test_humanoid_gradients(parts, integrator):
     mjm = robot_models.load(robot_models.humanoid_xml(**parts), integrator)
     states, _ = play(mjm, NUM_STATES, seed=1, key=0, spread=0.02, vigor=0.2)
     assert states.ncon.mean() > 2
-    check(mjm, states)
+    # four stages meet more contacts that make or break
+    check(mjm, states, compared=0.7 if integrator == "rk4" else 0.8)
 
 
 @pytest.mark.parametrize(
@@ -81,13 +80,15 @@ def test_humanoid_gradients(parts, integrator):
         ({"actuators": "servo", "fingers": "tendon"}, "implicitfast"),
         pytest.param({"actuators": "servo", "fingers": "equality"}, "euler", marks=slow),
         pytest.param({"fingertips": "sphere", "object": "sphere"}, "rk4", marks=slow),
-        pytest.param({"fingertips": "box", "object": "box"}, "euler", marks=[slow, later]),
+        pytest.param({"fingertips": "box", "object": "box"}, "euler", marks=slow),
         pytest.param({}, "discrete", marks=slow),
     ],
 )
 def test_gripper_gradients(parts, integrator):
     """The gradient of a step is that of C MuJoCo while the object is held."""
     mjm = robot_models.load(robot_models.gripper_xml(**parts), integrator)
+    if parts.get("object") == "box":  # else C MuJoCo has other points than mujoco_warp
+        mjm.opt.disableflags |= int(mujoco.mjtDisableBit.mjDSBL_NATIVECCD)
     states, _ = play(
         mjm, NUM_STATES, seed=1, key=0, spread=0.003, vigor=0.2, contacts=0.9, restart=100
     )

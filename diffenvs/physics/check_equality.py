@@ -27,5 +27,5 @@ def check_equalities(mjm: mujoco.MjModel) -> Iterator[str]:
                 yield (
                     f"{element_name(mjm, 'equality', i)} holds {element_name(mjm, 'body', body)}, "
                     "which has no joint, with a sparse jacobian, where mujoco_warp takes the "
-                    "weight of the parent: set jacobian to dense (nv <= 60), or hold the parent instead"
+                    "weight of the parent: set jacobian to dense (nv <= 60), or hold the parent"
                 )

@@ -30,8 +30,8 @@ def check_passive(mjm: mujoco.MjModel) -> Iterator[str]:
         for i in _uncoupled_bodies(mjm, but_free=not discrete):
             yield (
                 f"{element_name(mjm, 'body', i)} has joints that its inertia does not couple but "
-                "the fluid does, which implicitfast and discrete leave out: set integrator to Euler "
-                "or RK4"
+                "the fluid does, which implicitfast and discrete leave out: set integrator to "
+                "Euler or RK4"
             )
 
 
