@@ -112,9 +112,9 @@ def test_parallel_features_are_finite():
     c.pos, c.dist, c.kappa = wp.vec3(0.1, 0.2, 0.3), -0.01, 0.7
     c.n, c.e2, c.e3 = wp.vec3(1.0, 0, 0), wp.vec3(0, 1.0, 0), wp.vec3(0, 0, 1.0)
     c.P, c.N = wp.vec3(0.3, -0.2, 0.5), wp.vec3(-0.4, 0.6, 0.1)
-    F1, F2 = (wp.array(np.float32(F), dtype=wp.mat22, device="cpu") for F in (first, second))
-    out = wp.zeros(4 * len(first), dtype=wp.vec3, device="cpu")
-    wp.launch(_pairs, dim=len(first), inputs=[c, F1, F2], outputs=[out], device="cpu")
+    F1, F2 = (wp.array(np.float32(F), dtype=wp.mat22) for F in (first, second))
+    out = wp.zeros(4 * len(first), dtype=wp.vec3)
+    wp.launch(_pairs, dim=len(first), inputs=[c, F1, F2], outputs=[out])
     force1, torque1, force2, torque2 = np.moveaxis(out.numpy().reshape(-1, 4, 3), 1, 0)
     assert np.isfinite(out.numpy()).all()
     # both bodies moved together: the point follows, the frame turns
