@@ -61,6 +61,11 @@ TENDON = (
     "</tendon>"
 )
 
+SLIDE_ON_BALL = (
+    '<body><joint type="ball"/><joint type="slide"/><geom size="0.1"/><body name="end" pos="1 0 0">'
+    '<joint/><geom size="0.1"/><site name="end" pos="0.2 0 0"/></body></body>'
+)
+
 
 def falling(geom, name="other"):
     """A second, free body with one geom."""
@@ -118,6 +123,29 @@ REFUSED = {
             extra='<equality><weld name="w" body1="end"/></equality>',
         ),
         "equality 'w' holds body 'end', which has no joint, with a sparse jacobian",
+    ),
+    "both limits": (
+        lambda: build(joint='range="-1 1" margin="1.1"'),
+        "joint 'h' has a margin of more than half its range, so that both limits may act",
+    ),
+    "both limits of a tendon": (
+        lambda: tendon('range="-1 1" margin="1.1"'),
+        "tendon 't' has a margin of more than half its range, so that both limits may act",
+    ),
+    "equality, slide on ball": (
+        lambda: build(
+            world=SLIDE_ON_BALL,
+            extra='<equality><connect name="c" body1="end" anchor="0 0 0"/></equality>',
+        ),
+        "equality 'c' holds body 'end', which is moved by a ball joint with a slide after it",
+    ),
+    "tendon, slide on ball": (
+        lambda: build(
+            world=SLIDE_ON_BALL,
+            extra='<tendon><spatial name="t" armature="1"><site site="here"/><site site="end"/>'
+            "</spatial></tendon>",
+        ),
+        "tendon 't' (spatial) has armature and is moved by a ball joint with a slide after it",
     ),
     "tendon yield": (
         lambda: tendon('stiffness="1" springyield="1"'),

@@ -14,10 +14,16 @@ from collections.abc import Iterator
 import mujoco
 import numpy as np
 
-from .check_actuator import check_actuators
+from .check_actuator import check_actuators, path_dofs
 from .check_contact import check_contacts
 from .check_discrete import check_discrete
-from .check_tendon import exerting, tendon_problems
+from .check_tendon import (
+    BOTH_LIMITS,
+    both_limits,
+    exerting,
+    tendon_problems,
+    turned_slides,
+)
 from .fold import folded
 
 
@@ -333,24 +339,39 @@ def _tendons(mjm: mujoco.MjModel) -> Iterator[str]:
         yield f"{_name(mjm, 'tendon', i)} {problem}"
 
 
+def _joints(mjm: mujoco.MjModel) -> Iterator[str]:
+    """Hinges and slides that may be at both limits; a ball has one."""
+    for i in np.flatnonzero(mjm.jnt_type != int(_JOINT.mjJNT_BALL)).tolist():
+        if both_limits(mjm.jnt_limited[i], mjm.jnt_range[i], mjm.jnt_margin[i]):
+            yield f"{_name(mjm, 'joint', i)} {BOTH_LIMITS}"
+
+
 def _equalities(mjm: mujoco.MjModel) -> Iterator[str]:
-    """Rows of bodies without joints, whose weight mujoco_warp takes from the parent if sparse."""
+    """Bodies that a connect or weld may not hold.
+
+    Those without joints take their weight from the parent in mujoco_warp if the Jacobian is sparse.
+    """
     mode = mjm.opt.jacobian
-    if mode == mujoco.mjtJacobian.mjJAC_DENSE or (
+    dense = mode == mujoco.mjtJacobian.mjJAC_DENSE or (
         mode == mujoco.mjtJacobian.mjJAC_AUTO and mjm.nv <= _MAX_AUTO_DENSE_NV
-    ):
-        return
+    )
     on_bodies = (int(mujoco.mjtEq.mjEQ_CONNECT), int(mujoco.mjtEq.mjEQ_WELD))
     for i in np.flatnonzero(np.isin(mjm.eq_type, on_bodies)).tolist():
         bodies = np.array([mjm.eq_obj1id[i], mjm.eq_obj2id[i]])
         if mjm.eq_objtype[i] == int(mujoco.mjtObj.mjOBJ_SITE):
             bodies = mjm.site_bodyid[bodies]
         for body in bodies.tolist():
-            if mjm.body_weldid[body] not in (0, body):
+            holds = f"{_name(mjm, 'equality', i)} holds {_name(mjm, 'body', body)}, which"
+            if not dense and mjm.body_weldid[body] not in (0, body):
                 yield (
-                    f"{_name(mjm, 'equality', i)} holds {_name(mjm, 'body', body)}, which has no "
-                    "joint, with a sparse jacobian, where mujoco_warp takes the weight of the "
-                    "parent: set jacobian to dense (nv <= 60), or hold the parent instead"
+                    f"{holds} has no joint, with a sparse jacobian, where mujoco_warp takes the "
+                    "weight of the parent: set jacobian to dense (nv <= 60), or hold the parent "
+                    "instead"
+                )
+            if turned_slides(mjm, path_dofs(mjm, body)):
+                yield (
+                    f"{holds} is moved by a ball joint with a slide after it in the same body: put "
+                    "the slide first"
                 )
 
 
@@ -374,6 +395,7 @@ _CHECKS = (
     _fields,
     _actuators,
     _passive_forces,
+    _joints,
     _tendons,
     _discrete,
     _equalities,

@@ -1,6 +1,6 @@
 """Refuses, for `check`, what of tendons has no adjoint."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import mujoco
 import numpy as np
@@ -33,6 +33,14 @@ def tendon_problems(mjm: mujoco.MjModel) -> Iterator[tuple[int, str]]:
                 "(spatial) has armature and couples joints that the mass matrix does not: set "
                 "armature to 0",
             )
+        elif spatial and mjm.tendon_armature[i] and turned_slides(mjm, _dofs(mjm, i)):
+            yield (
+                i,
+                "(spatial) has armature and is moved by a ball joint with a slide after it in the "
+                "same body: set armature to 0, or put the slide first",
+            )
+        if both_limits(mjm.tendon_limited[i], mjm.tendon_range[i], mjm.tendon_margin[i]):
+            yield i, BOTH_LIMITS
 
 
 def _wraps(mjm: mujoco.MjModel, tenid: int) -> Iterator[str]:
@@ -70,6 +78,30 @@ def exerting(mjm: mujoco.MjModel) -> np.ndarray:
         tied = ids[mjm.eq_type == int(mujoco.mjtEq.mjEQ_TENDON)]
         found[tied[tied >= 0]] = True
     return found
+
+
+BOTH_LIMITS = (
+    "has a margin of more than half its range, so that both limits may act, of which mujoco_warp "
+    "takes one: reduce the margin"
+)
+
+
+def both_limits(limited: bool, bounds: np.ndarray, margin: float) -> bool:
+    """Whether a joint or tendon can be within the margin of both of its limits."""
+    return bool(limited and 2 * margin > bounds[1] - bounds[0])
+
+
+def turned_slides(mjm: mujoco.MjModel, dofs: Iterable[int]) -> bool:
+    """Whether one of the dofs is of a ball joint that comes before a slide in its body.
+
+    There MuJoCo's derivative of a Jacobian by time is not that of the Jacobian.
+    """
+    for joint in {int(mjm.dof_jntid[dof]) for dof in dofs}:
+        body = mjm.jnt_bodyid[joint]
+        last = mjm.body_jntadr[body] + mjm.body_jntnum[body] - 1
+        if mjm.jnt_type[joint] == int(mujoco.mjtJoint.mjJNT_BALL) and joint < last:
+            return True
+    return False
 
 
 def _dofs(mjm: mujoco.MjModel, tenid: int) -> np.ndarray:
