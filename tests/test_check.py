@@ -124,6 +124,10 @@ REFUSED = {
         ),
         "equality 'w' holds body 'end', which has no joint, with a sparse jacobian",
     ),
+    "other search": (
+        lambda: build(extra=OFF.format("nativeccd"), asset=ROCK, tip=SPHERE, world=falling(MESH)),
+        "option disableflags, mjDSBL_NATIVECCD with geoms whose contact is searched",
+    ),
     "both limits": (
         lambda: build(joint='range="-1 1" margin="1.1"'),
         "joint 'h' has a margin of more than half its range, so that both limits may act",

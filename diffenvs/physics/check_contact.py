@@ -22,6 +22,7 @@ def _pairs(names: str) -> set[frozenset[mujoco.mjtGeom]]:
 _SIMPLE_PAIRS = _pairs(
     "plane-sphere plane-capsule plane-box sphere-sphere sphere-capsule capsule-capsule"
 )
+_CLOSED_PAIRS = _SIMPLE_PAIRS | _pairs("sphere-cylinder sphere-box")  # besides those of planes
 _PAIRS = _SIMPLE_PAIRS | _pairs(
     """plane-ellipsoid plane-cylinder plane-mesh sphere-ellipsoid sphere-cylinder sphere-box
     sphere-mesh capsule-ellipsoid ellipsoid-ellipsoid ellipsoid-cylinder ellipsoid-box
@@ -51,6 +52,11 @@ def check_contacts(
         yield (
             f"{geom_name(mjm, geom)} can collide with {with_}: replace it by spheres, capsules or "
             "ellipsoids, or rule the contact out by contype, conaffinity or <exclude>"
+        )
+    if mjm.opt.disableflags & int(_DISABLE.mjDSBL_NATIVECCD) and has_searched(mjm):
+        yield (
+            "option disableflags, mjDSBL_NATIVECCD with geoms whose contact is searched, which "
+            "mujoco_warp does in one way only: clear the flag"
         )
     yield from _slippery(mjm, geom_name)
     distances = ("mjSENS_GEOMDIST", "mjSENS_GEOMNORMAL", "mjSENS_GEOMFROMTO")
@@ -113,6 +119,13 @@ def colliding_pairs(mjm: mujoco.MjModel) -> list[tuple[int, int]]:
 def has_shapes(mjm: mujoco.MjModel) -> bool:
     """Whether any geoms collide that are not as simple as spheres and capsules."""
     return any(_kinds(mjm, a, b) not in _SIMPLE_PAIRS for a, b in colliding_pairs(mjm))
+
+
+def has_searched(mjm: mujoco.MjModel) -> bool:
+    """Whether any geoms collide for which MuJoCo has no closed form, but a general algorithm."""
+    plane = _GEOM.mjGEOM_PLANE
+    kinds = {_kinds(mjm, a, b) for a, b in colliding_pairs(mjm)}
+    return any(plane not in pair and pair not in _CLOSED_PAIRS for pair in kinds)
 
 
 def has_curved(mjm: mujoco.MjModel) -> bool:
