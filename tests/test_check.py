@@ -61,6 +61,14 @@ TENDON = (
     "</tendon>"
 )
 
+
+def changed(field, value):
+    """A compiled model of which a field is set."""
+    mjm = build()
+    getattr(mjm, field)[:] = value
+    return mjm
+
+
 SLIDE_ON_BALL = (
     '<body><joint type="ball"/><joint type="slide"/><geom size="0.1"/><body name="end" pos="1 0 0">'
     '<joint/><geom size="0.1"/><site name="end" pos="0.2 0 0"/></body></body>'
@@ -127,6 +135,10 @@ REFUSED = {
     "other search": (
         lambda: build(extra=OFF.format("nativeccd"), asset=ROCK, tip=SPHERE, world=falling(MESH)),
         "option disableflags, mjDSBL_NATIVECCD with geoms whose contact is searched",
+    ),
+    "set after compilation": (
+        lambda: changed("geom_surfacevel", 1),
+        "field geom_surfacevel of MjModel is ignored without flg_surfacevel",
     ),
     "both limits": (
         lambda: build(joint='range="-1 1" margin="1.1"'),

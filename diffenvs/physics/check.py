@@ -182,6 +182,13 @@ _TYPES = {
     ),
 }
 
+# flag that the compiler sets, without which the simulators ignore the fields
+_COMPILED = {
+    "flg_gravcomp": ("body_gravcomp",),
+    "flg_surfacevel": ("geom_surfacevel",),
+    "flg_adhesion": ("geom_adhesion", "pair_adhesion"),
+}
+
 # Sizes that must vanish.
 _EMPTY = {"nflex": "flex", "nplugin": "plugin"}
 
@@ -278,6 +285,10 @@ def _fields(mjm: mujoco.MjModel) -> Iterator[str]:
     for size, element in _EMPTY.items():
         for i in range(getattr(mjm, size)):
             yield f"{_name(mjm, element, i)}: has no adjoint, remove it"
+    for flag, fields in _COMPILED.items():
+        for field in fields:
+            if np.any(getattr(mjm, field)) and not getattr(mjm, flag):
+                yield f"field {field} of MjModel is ignored without {flag}: set {flag} to True"
     known = _FIELDS_FREE | set(_ONLY) | set(_TYPES)
     for field in _public(mjm) - known:
         value = getattr(mjm, field)
