@@ -155,6 +155,15 @@ REFUSED = {
         ),
         "equality 'c' holds body 'end', which is moved by a ball joint with a slide after it",
     ),
+    "tendon, free body": (
+        lambda: build(
+            'integrator="implicitfast"',
+            world='<body><freejoint/><geom size="0.1"/><site name="end"/></body>',
+            extra='<tendon><spatial name="t" armature="1"><site site="here"/><site site="end"/>'
+            "</spatial></tendon>",
+        ),
+        "tendon 't' (spatial) has armature, under implicitfast, and holds a free body without",
+    ),
     "tendon, slide on ball": (
         lambda: build(
             world=SLIDE_ON_BALL,

@@ -27,6 +27,13 @@ def tendon_problems(mjm: mujoco.MjModel) -> Iterator[tuple[int, str]]:
                 "has damping, under implicitfast, and holds a free body without joints, whose "
                 "velocity mujoco_warp integrates apart: set integrator to Euler",
             )
+        if implicitfast and spatial and mjm.tendon_armature[i] and _holds_free_body(mjm, i):
+            yield (
+                i,
+                "(spatial) has armature, under implicitfast, and holds a free body without joints, "
+                "whose velocity mujoco_warp integrates apart: set integrator to Euler, or armature "
+                "to 0",
+            )
         if spatial and mjm.tendon_armature[i] and _leaves_pattern(mjm, i):
             yield (
                 i,
