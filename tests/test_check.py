@@ -62,6 +62,19 @@ TENDON = (
 )
 
 
+def changed(field, value):
+    """A compiled model of which a field is set."""
+    mjm = build()
+    getattr(mjm, field)[:] = value
+    return mjm
+
+
+SLIDE_ON_BALL = (
+    '<body><joint type="ball"/><joint type="slide"/><geom size="0.1"/><body name="end" pos="1 0 0">'
+    '<joint/><geom size="0.1"/><site name="end" pos="0.2 0 0"/></body></body>'
+)
+
+
 def falling(geom, name="other"):
     """A second, free body with one geom."""
     return (
@@ -118,6 +131,38 @@ REFUSED = {
             extra='<equality><weld name="w" body1="end"/></equality>',
         ),
         "equality 'w' holds body 'end', which has no joint, with a sparse jacobian",
+    ),
+    "other search": (
+        lambda: build(extra=OFF.format("nativeccd"), asset=ROCK, tip=SPHERE, world=falling(MESH)),
+        "option disableflags, mjDSBL_NATIVECCD with geoms whose contact is searched",
+    ),
+    "set after compilation": (
+        lambda: changed("geom_surfacevel", 1),
+        "field geom_surfacevel of MjModel is ignored without flg_surfacevel",
+    ),
+    "equality, slide on ball": (
+        lambda: build(
+            world=SLIDE_ON_BALL,
+            extra='<equality><connect name="c" body1="end" anchor="0 0 0"/></equality>',
+        ),
+        "equality 'c' holds body 'end', which is moved by a ball joint with a slide after it",
+    ),
+    "tendon, free body": (
+        lambda: build(
+            'integrator="implicitfast"',
+            world='<body><freejoint/><geom size="0.1"/><site name="end"/></body>',
+            extra='<tendon><spatial name="t" armature="1"><site site="here"/><site site="end"/>'
+            "</spatial></tendon>",
+        ),
+        "tendon 't' (spatial) has armature, under implicitfast, and holds a free body without",
+    ),
+    "tendon, slide on ball": (
+        lambda: build(
+            world=SLIDE_ON_BALL,
+            extra='<tendon><spatial name="t" armature="1"><site site="here"/><site site="end"/>'
+            "</spatial></tendon>",
+        ),
+        "tendon 't' (spatial) has armature and is moved by a ball joint with a slide after it",
     ),
     "tendon yield": (
         lambda: tendon('stiffness="1" springyield="1"'),

@@ -55,7 +55,10 @@ def test_discrete_vjp_vs_central_differences_free_bodies(name):
     mjm.dof_damping[3:6] = 0.02
     states = feature_models.states(mjm, NUM_STATES, seed=1)
     turning = np.tile([1, 1, 1, 10, 10, 10], mjm.nv // 6)
-    check(mjm, states._replace(qvel=(states.qvel * turning).astype(np.float32).astype(float)))
+    states = states._replace(qvel=(states.qvel * turning).astype(np.float32).astype(float))
+    check(mjm, states)
+    mjm.dof_frictionloss[-6:] = 0.5  # of the last body, which is then like one with contacts
+    check(mjm, states)
 
 
 def test_discrete_vjp_vs_central_differences_passive():

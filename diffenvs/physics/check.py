@@ -49,7 +49,7 @@ _MAX_DENSE_NV = 60  # mujoco_warp has no dense Jacobian for larger models
 # worst errors of 4e-2 where 50 give 1e-4.
 _MIN_ITERATIONS = {"iterations": 4, "ls_iterations": 4}
 _MAX_TOLERANCE = 1e-5
-_MIN_ITERATIONS_CG = {"iterations": 50, "ls_iterations": 4}
+_MIN_ITERATIONS_CG = {"iterations": 100, "ls_iterations": 4}
 _MAX_TOLERANCE_CG = 1e-6
 
 
@@ -178,6 +178,13 @@ _TYPES = {
     ),
 }
 
+# flag that the compiler sets, without which the simulators ignore the fields
+_COMPILED = {
+    "flg_gravcomp": ("body_gravcomp",),
+    "flg_surfacevel": ("geom_surfacevel",),
+    "flg_adhesion": ("geom_adhesion", "pair_adhesion"),
+}
+
 # Sizes that must vanish.
 _EMPTY = {"nflex": "flex", "nplugin": "plugin"}
 
@@ -275,6 +282,10 @@ def _fields(mjm: mujoco.MjModel) -> Iterator[str]:
     for size, element in _EMPTY.items():
         for i in range(getattr(mjm, size)):
             yield f"{element_name(mjm, element, i)}: has no adjoint, remove it"
+    for flag, fields in _COMPILED.items():
+        for field in fields:
+            if np.any(getattr(mjm, field)) and not getattr(mjm, flag):
+                yield f"field {field} of MjModel is ignored without {flag}: set {flag} to True"
     known = _FIELDS_FREE | set(_ONLY) | set(_TYPES)
     for field in _public(mjm) - known:
         value = getattr(mjm, field)

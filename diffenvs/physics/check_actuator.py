@@ -146,12 +146,12 @@ def _driven(mjm: mujoco.MjModel, i: int) -> list[int]:
         adr = mjm.ten_J_rowadr[target]
         return mjm.ten_J_colind[adr : adr + mjm.ten_J_rownnz[target]].tolist()
     if trntype == int(_TRN.mjTRN_SITE):
-        dofs = _path(mjm, mjm.site_bodyid[target])
-        return list(dofs ^ _path(mjm, mjm.site_bodyid[reference]) if reference >= 0 else dofs)
+        dofs = path_dofs(mjm, mjm.site_bodyid[target])
+        return list(dofs ^ path_dofs(mjm, mjm.site_bodyid[reference]) if reference >= 0 else dofs)
     return []
 
 
-def _path(mjm: mujoco.MjModel, body: int) -> set[int]:
+def path_dofs(mjm: mujoco.MjModel, body: int) -> set[int]:
     """The dofs that move a body."""
     weld = mjm.body_weldid[body]
     dof = mjm.body_dofadr[weld] + mjm.body_dofnum[weld] - 1 if weld > 0 else -1

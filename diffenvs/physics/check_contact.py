@@ -35,8 +35,8 @@ _MANIFOLD_PAIRS = _pairs(
     box-box box-mesh mesh-mesh"""
 )
 
-# Of these, pairs for which mujoco_warp has no other algorithm than the native one.
-_NATIVE_PAIRS = (_PAIRS | _MANIFOLD_PAIRS) - _pairs(
+# Of these, pairs without a closed form.
+_SEARCHED_PAIRS = (_PAIRS | _MANIFOLD_PAIRS) - _pairs(
     """plane-sphere plane-capsule plane-box plane-ellipsoid plane-cylinder plane-mesh sphere-sphere
     sphere-capsule sphere-cylinder sphere-box capsule-capsule capsule-box box-box"""
 )
@@ -46,13 +46,7 @@ def check_contacts(mjm: mujoco.MjModel) -> Iterator[str]:
     """What of the model's contacts has no derivative."""
     partners = defaultdict(list)
     accepted = _PAIRS | _MANIFOLD_PAIRS
-    other = mjm.opt.disableflags & int(_DISABLE.mjDSBL_NATIVECCD)
     for a, b in colliding_pairs(mjm):
-        if other and _kinds(mjm, a, b) in _NATIVE_PAIRS:
-            yield (
-                f"{geom_name(mjm, a)} and {geom_name(mjm, b)} collide by another algorithm in C "
-                "MuJoCo with mjDSBL_NATIVECCD, which mujoco_warp does not have: clear the flag"
-            )
         if _kinds(mjm, a, b) not in accepted:
             first, second = (a, b) if mjm.geom_type[a] >= mjm.geom_type[b] else (b, a)
             partners[first].append(second)
@@ -61,6 +55,11 @@ def check_contacts(mjm: mujoco.MjModel) -> Iterator[str]:
         yield (
             f"{geom_name(mjm, geom)} can collide with {with_}: replace it by spheres, capsules or "
             "ellipsoids, or rule the contact out by contype, conaffinity or <exclude>"
+        )
+    if mjm.opt.disableflags & int(_DISABLE.mjDSBL_NATIVECCD) and has_searched(mjm):
+        yield (
+            "option disableflags, mjDSBL_NATIVECCD with geoms whose contact is searched, which "
+            "mujoco_warp does in one way only: clear the flag"
         )
     yield from _slippery(mjm)
     distances = ("mjSENS_GEOMDIST", "mjSENS_GEOMNORMAL", "mjSENS_GEOMFROMTO")
@@ -128,6 +127,11 @@ def has_shapes(mjm: mujoco.MjModel) -> bool:
 def has_manifolds(mjm: mujoco.MjModel) -> bool:
     """Whether any geoms collide whose contacts come from clipping their faces."""
     return any(_kinds(mjm, a, b) in _MANIFOLD_PAIRS for a, b in colliding_pairs(mjm))
+
+
+def has_searched(mjm: mujoco.MjModel) -> bool:
+    """Whether any geoms collide for which MuJoCo has no closed form, but a general algorithm."""
+    return any(_kinds(mjm, a, b) in _SEARCHED_PAIRS for a, b in colliding_pairs(mjm))
 
 
 def has_curved(mjm: mujoco.MjModel) -> bool:

@@ -1,6 +1,6 @@
 """The part of `check` that concerns tendons."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import mujoco
 import numpy as np
@@ -34,11 +34,24 @@ def _problems(mjm: mujoco.MjModel) -> Iterator[tuple[int, str]]:
                 "has damping, under implicitfast, and holds a free body without joints, whose "
                 "velocity mujoco_warp integrates apart: set integrator to Euler",
             )
+        if implicitfast and spatial and mjm.tendon_armature[i] and _holds_free_body(mjm, i):
+            yield (
+                i,
+                "(spatial) has armature, under implicitfast, and holds a free body without joints, "
+                "whose velocity mujoco_warp integrates apart: set integrator to Euler, or armature "
+                "to 0",
+            )
         if spatial and mjm.tendon_armature[i] and _leaves_pattern(mjm, i):
             yield (
                 i,
                 "(spatial) has armature and couples joints that the mass matrix does not: set "
                 "armature to 0",
+            )
+        elif spatial and mjm.tendon_armature[i] and turned_slides(mjm, _dofs(mjm, i)):
+            yield (
+                i,
+                "(spatial) has armature and is moved by a ball joint with a slide after it in the "
+                "same body: set armature to 0, or put the slide first",
             )
 
 
@@ -77,6 +90,19 @@ def exerting(mjm: mujoco.MjModel) -> np.ndarray:
         tied = ids[mjm.eq_type == int(mujoco.mjtEq.mjEQ_TENDON)]
         found[tied[tied >= 0]] = True
     return found
+
+
+def turned_slides(mjm: mujoco.MjModel, dofs: Iterable[int]) -> bool:
+    """Whether one of the dofs is of a ball joint that comes before a slide in its body.
+
+    There MuJoCo's derivative of a Jacobian by time is not that of the Jacobian.
+    """
+    for joint in {int(mjm.dof_jntid[dof]) for dof in dofs}:
+        body = mjm.jnt_bodyid[joint]
+        last = mjm.body_jntadr[body] + mjm.body_jntnum[body] - 1
+        if mjm.jnt_type[joint] == int(mujoco.mjtJoint.mjJNT_BALL) and joint < last:
+            return True
+    return False
 
 
 def _dofs(mjm: mujoco.MjModel, tenid: int) -> np.ndarray:

@@ -17,8 +17,8 @@ Out: `adj_qpos`, `adj_qvel`, `adj_ctrl`, accumulated:
 for `x` the position and velocity of a joint with polynomial stiffness and damping, and the control
 of an actuator with an affine gain.
 
-The matrix of a tree that is a single free body without contacts also holds h times the velocity
-derivative of its gyroscopic force (`free_body`): `mu` is solved for anew there.
+The matrix of a tree that is a single free body without contacts and friction loss also holds h
+times the velocity derivative of its gyroscopic force (`free_body`): `mu` is solved for anew there.
 
 Derivation: `DERIVATION.md`, section 6. Not covered: equalities of bodies, tendons,
 activations under an affine gain, other transmissions than hinges and slides (`check.py` refuses
@@ -85,8 +85,14 @@ def _free_body_vjp(
     worldid, freeid = wp.tid()
     bodyid = body_freeadr[freeid]
     adr = body_dofadr[bodyid]
-    first = ne_in[worldid] + nf_in[worldid] + nl_in[worldid]
-    for efcid in range(first, wp.min(nefc_in[worldid], efc_id_in.shape[1])):
+    nefc = wp.min(nefc_in[worldid], efc_id_in.shape[1])
+    first = ne_in[worldid]
+    for efcid in range(first, wp.min(first + nf_in[worldid], nefc)):
+        dofid = efc_id_in[worldid, efcid]  # tendons have no friction loss under discrete
+        if dofid >= adr and dofid < adr + 6:
+            return
+    first += nf_in[worldid] + nl_in[worldid]
+    for efcid in range(first, nefc):
         geom = contact_geom_in[efc_id_in[worldid, efcid]]
         for side in range(2):
             if body_rootid[geom_bodyid[geom[side]]] == bodyid:
