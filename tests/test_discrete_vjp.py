@@ -60,6 +60,16 @@ def test_discrete_vjp_vs_central_differences_free_bodies(name, loss):
     check(mjm, states._replace(qvel=(states.qvel * turning).astype(np.float32).astype(float)))
 
 
+@pytest.mark.parametrize(("cone", "condim"), [("pyramidal", 3), ("pyramidal", 1), ("elliptic", 4)])
+def test_discrete_vjp_vs_central_differences_adhesion(cone, condim):
+    """Adhesion, whose part in aref is divided by D."""
+    mjm = feature_models.load("landing", "discrete", cone, condim)
+    mjm.flg_adhesion = True
+    mjm.geom_adhesion[:] = 5
+    mjm.dof_damping[:] = 5  # the metric differs from the inertia
+    check(mjm, feature_models.states(mjm, NUM_STATES, seed=1))
+
+
 def test_discrete_vjp_vs_central_differences_passive():
     """Polynomial springs and dampers, also of ball and free joints, and gravity compensation."""
     mjm = passive_models.load("discrete")
