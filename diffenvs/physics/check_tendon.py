@@ -34,6 +34,12 @@ def _problems(mjm: mujoco.MjModel) -> Iterator[tuple[int, str]]:
                 "has damping, under implicitfast, and holds a free body without joints, whose "
                 "velocity mujoco_warp integrates apart: set integrator to Euler",
             )
+        if implicitfast and mjm.tendon_armature[i] and _holds_free_body(mjm, i):
+            yield (
+                i,
+                "has armature, under implicitfast, and holds a free body without joints, whose "
+                "inertia is then not that of the body alone: set integrator to Euler",
+            )
         if spatial and mjm.tendon_armature[i] and _leaves_pattern(mjm, i):
             yield (
                 i,
