@@ -48,17 +48,26 @@ def test_discrete_vjp_vs_central_differences_arm(change, cone):
     check(mjm, feature_models.states(mjm, NUM_STATES, seed=3))
 
 
-@pytest.mark.parametrize("name", ["landing", "cluster"])
-def test_discrete_vjp_vs_central_differences_free_bodies(name):
-    """Free bodies that spin fast, with and without contacts: gyroscopic forces are implicit."""
+@pytest.mark.parametrize(("name", "loss"), [("landing", 0), ("cluster", 0), ("landing", 0.3)])
+def test_discrete_vjp_vs_central_differences_free_bodies(name, loss):
+    """Free bodies that spin fast: gyroscopic forces are implicit unless a row acts on the body."""
     mjm = feature_models.load(name, "discrete")
     mjm.dof_damping[3:6] = 0.02
+    mjm.dof_frictionloss[15:18] = loss
     states = feature_models.states(mjm, NUM_STATES, seed=1)
     turning = np.tile([1, 1, 1, 10, 10, 10], mjm.nv // 6)
-    states = states._replace(qvel=(states.qvel * turning).astype(np.float32).astype(float))
-    check(mjm, states)
-    mjm.dof_frictionloss[-6:] = 0.5  # of the last body, which is then like one with contacts
-    check(mjm, states)
+    states.qpos[::2, 16] += 1  # nothing touches the third body
+    check(mjm, states._replace(qvel=(states.qvel * turning).astype(np.float32).astype(float)))
+
+
+@pytest.mark.parametrize(("cone", "condim"), [("pyramidal", 3), ("pyramidal", 1), ("elliptic", 4)])
+def test_discrete_vjp_vs_central_differences_adhesion(cone, condim):
+    """Adhesion, whose part in aref is divided by D."""
+    mjm = feature_models.load("landing", "discrete", cone, condim)
+    mjm.flg_adhesion = True
+    mjm.geom_adhesion[:] = 5
+    mjm.dof_damping[:] = 5  # the metric differs from the inertia
+    check(mjm, feature_models.states(mjm, NUM_STATES, seed=1))
 
 
 def test_discrete_vjp_vs_central_differences_passive():

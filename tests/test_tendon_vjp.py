@@ -110,6 +110,12 @@ REFUSED = {
         "mjINT_IMPLICITFAST",
         "tendon 't' has damping, under implicitfast, and holds a free body without joints",
     ),
+    "implicit free body, armature": (
+        'armature="1"',
+        "",
+        "mjINT_IMPLICITFAST",
+        "tendon 't' has armature, under implicitfast, and holds a free body without joints",
+    ),
     "armature": (
         'armature="1"',
         '<site site="there"/>',

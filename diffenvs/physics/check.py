@@ -19,6 +19,7 @@ from .check_contact import check_contacts
 from .check_discrete import check_discrete
 from .check_equality import check_equalities
 from .check_passive import check_passive
+from .check_row import check_rows
 from .check_tendon import check_tendons
 from .fold import folded
 from .model_names import element_name, member_name
@@ -51,6 +52,7 @@ _MIN_ITERATIONS = {"iterations": 4, "ls_iterations": 4}
 _MAX_TOLERANCE = 1e-5
 _MIN_ITERATIONS_CG = {"iterations": 100, "ls_iterations": 4}
 _MAX_TOLERANCE_CG = 1e-6
+_MAX_LS_TOLERANCE = 0.1
 
 
 # field of opt: (values accepted, what to do instead)
@@ -246,6 +248,11 @@ def _options(mjm: mujoco.MjModel) -> Iterator[str]:
             f"option tolerance = {mjm.opt.tolerance:g}: the adjoint needs a converged solver, "
             f"set it to <= {most:g}"
         )
+    if mjm.opt.ls_tolerance > _MAX_LS_TOLERANCE:
+        yield (
+            f"option ls_tolerance = {mjm.opt.ls_tolerance:g}: the adjoint needs a converged "
+            f"solver, set it to <= {_MAX_LS_TOLERANCE:g}"
+        )
     for field in _public(mjm.opt) - set(_OPTIONS) - _OPTIONS_FREE:
         if np.any(getattr(mjm.opt, field)):
             yield f"option {field}: unknown to diffenvs, leave it at 0"
@@ -314,6 +321,7 @@ _CHECKS = (
     check_passive,
     check_tendons,
     check_equalities,
+    check_rows,
     check_contacts,
     check_discrete,
     _callbacks,

@@ -13,6 +13,9 @@ _GEOM, _DISABLE = mujoco.mjtGeom, mujoco.mjtDisableBit
 # Rows of a pyramid grow like 1 / friction^2 against the rest of the Hessian; in single precision
 # so does the gradient's error: 1e-3 at 0.1, 1e-1 at 0.02.
 _MIN_PYRAMID_FRICTION = 0.1
+# The search for closest points must converge; MuJoCo's own values are 35 and 1e-6.
+_MIN_CCD_ITERATIONS = 20
+_MAX_CCD_TOLERANCE = 1e-5
 
 
 def _pairs(names: str) -> set[frozenset[mujoco.mjtGeom]]:
@@ -62,6 +65,16 @@ def check_contacts(mjm: mujoco.MjModel) -> Iterator[str]:
             "mujoco_warp does in one way only: clear the flag"
         )
     yield from _slippery(mjm)
+    if has_shapes(mjm):
+        for field, bad, advice in (
+            ("ccd_iterations", mjm.opt.ccd_iterations < _MIN_CCD_ITERATIONS, _MIN_CCD_ITERATIONS),
+            ("ccd_tolerance", mjm.opt.ccd_tolerance > _MAX_CCD_TOLERANCE, _MAX_CCD_TOLERANCE),
+        ):
+            if bad:
+                yield (
+                    f"option {field} = {getattr(mjm.opt, field):g}: contacts are not found to "
+                    f"their precision, set it to {advice:g}"
+                )
     distances = ("mjSENS_GEOMDIST", "mjSENS_GEOMNORMAL", "mjSENS_GEOMFROMTO")
     refused = [int(mujoco.mjtSensor.__members__[k]) for k in distances]
     for i in np.flatnonzero(np.isin(mjm.sensor_type, refused)).tolist():

@@ -17,8 +17,8 @@ Out: `adj_qpos`, `adj_qvel`, `adj_ctrl`, accumulated:
 for `x` the position and velocity of a joint with polynomial stiffness and damping, and the control
 of an actuator with an affine gain.
 
-The matrix of a tree that is a single free body without contacts and friction loss also holds h
-times the velocity derivative of its gyroscopic force (`free_body`): `mu` is solved for anew there.
+The matrix of a tree that is a single free body on which no row acts also holds h times the velocity
+derivative of its gyroscopic force (`free_body`): `mu` is solved for anew there.
 
 Derivation: `DERIVATION.md`, section 6. Not covered: equalities of bodies, tendons,
 activations under an affine gain, other transmissions than hinges and slides (`check.py` refuses
@@ -47,6 +47,7 @@ wp.set_module_options({"enable_backward": False})
 _GAIN_AFFINE = wp.constant(int(mujoco.mjtGain.mjGAIN_AFFINE))
 _FREE = wp.constant(int(mujoco.mjtJoint.mjJNT_FREE))
 _BALL = wp.constant(int(mujoco.mjtJoint.mjJNT_BALL))
+_FRICTION_DOF = wp.constant(int(mujoco.mjtConstraint.mjCNSTR_FRICTION_DOF))
 _BIAS_AFFINE = wp.constant(int(mujoco.mjtBias.mjBIAS_AFFINE))
 
 
@@ -73,6 +74,7 @@ def _free_body_vjp(
     qH_in: wp.array2d[float],
     M_in: wp.array2d[float],
     contact_geom_in: wp.array[wp.vec2i],
+    efc_type_in: wp.array2d[int],
     efc_id_in: wp.array2d[int],
     # In:
     adj_qacc_in: wp.array2d[float],
@@ -85,14 +87,14 @@ def _free_body_vjp(
     worldid, freeid = wp.tid()
     bodyid = body_freeadr[freeid]
     adr = body_dofadr[bodyid]
-    nefc = wp.min(nefc_in[worldid], efc_id_in.shape[1])
+    nrow = wp.min(nefc_in[worldid], efc_id_in.shape[1])
     first = ne_in[worldid]
-    for efcid in range(first, wp.min(first + nf_in[worldid], nefc)):
-        dofid = efc_id_in[worldid, efcid]  # tendons have no friction loss under discrete
-        if dofid >= adr and dofid < adr + 6:
+    for efcid in range(first, wp.min(first + nf_in[worldid], nrow)):
+        dofid = efc_id_in[worldid, efcid]
+        if efc_type_in[worldid, efcid] == _FRICTION_DOF and dofid >= adr and dofid < adr + 6:
             return
     first += nf_in[worldid] + nl_in[worldid]
-    for efcid in range(first, nefc):
+    for efcid in range(first, nrow):
         geom = contact_geom_in[efc_id_in[worldid, efcid]]
         for side in range(2):
             if body_rootid[geom_bodyid[geom[side]]] == bodyid:
@@ -283,7 +285,7 @@ def _actuator_metric_vjp(
 def free_body_vjp(
     m: mjw.Model, s: Substep, ws: Workspace, adj_qacc: wp.array, adj: Cotangent
 ) -> None:
-    """Corrects `ws.joint_mu` for single free bodies that nothing touches."""
+    """Corrects `ws.joint_mu` for single free bodies on which no row acts."""
     d = s.d
     wp.launch(
         _free_body_vjp,
@@ -308,6 +310,7 @@ def free_body_vjp(
             d.qH,
             d.M,
             d.contact.geom,
+            d.efc.type,
             d.efc.id,
             adj_qacc,
         ],

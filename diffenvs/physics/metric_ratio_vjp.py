@@ -8,7 +8,7 @@ matrix with the diagonal of `M + h B + h^2 K` (`discrete_vjp`):
 In:  `mu`, its field of the bodies, the record's rows, contacts, `M`, `qH` and `crb`.
 Out: `adj_qpos` accumulated; `adj_qH` and `adj_M`, the cotangents of the two diagonals.
 
-With `s = sum of y f` over the rows, `J` has the cotangent
+With `s = sum of y f` over the rows, less `adhesion g / D`, `J` has the cotangent
 
     gamma_c = 2 s J_c (1 / (qH_cc num) - 1 / (M_cc den)),
 
@@ -161,9 +161,37 @@ def _row_entry(
     return -wp.dot(cdof[i], x1)
 
 
+@wp.func
+def _cone_normal(
+    dim: int,
+    friction: vec5,
+    mu: float,
+    first: int,
+    Jaref: wp.array[float],
+    f0: float,
+    y0: float,
+    yf: float,
+) -> float:
+    """The normal part of `Hc y` of an elliptic cone, divided by the normal row's D.
+
+    Where the contact slides the force is along the gradient of the distance to the cone, so that
+    the product with `y` is known.
+    """
+    if f0 <= 0.0:
+        return 0.0
+    tangent2 = float(0.0)
+    for k in range(1, dim):
+        u = Jaref[first + k] * friction[k - 1]
+        tangent2 += u * u
+    if mu * mu * Jaref[first] + wp.sqrt(tangent2) <= 0.0:
+        return y0
+    return yf / (f0 * (1.0 + mu * mu))
+
+
 @wp.kernel
 def _contact_ratio_vjp(
     # Model:
+    opt_impratio_invsqrt: wp.array[float],
     body_rootid: wp.array[int],
     body_weldid: wp.array[int],
     body_dofadr: wp.array[int],
@@ -188,9 +216,11 @@ def _contact_ratio_vjp(
     contact_frame_in: wp.array[wp.mat33],
     contact_friction_in: wp.array[vec5],
     contact_dim_in: wp.array[int],
+    contact_adhesion_in: wp.array[float],
     contact_geom_in: wp.array[wp.vec2i],
     efc_id_in: wp.array2d[int],
     efc_force_in: wp.array2d[float],
+    Jaref_in: wp.array2d[float],
     # In:
     elliptic: bool,
     mu_body_in: wp.array2d[wp.spatial_vector],
@@ -223,33 +253,40 @@ def _contact_ratio_vjp(
         p1 = pos - subtree_com_in[worldid, body_rootid[body1]]
         p2 = pos - subtree_com_in[worldid, body_rootid[body2]]
 
-        # s = y f: power of the contact's force and torque at the relative velocity of mu
+        # s = y f: power of the contact's force and torque at the relative velocity of mu; less what
+        # adhesion has of the force of active rows, since it enters aref divided by D
         force = wp.vec3(0.0)
         torque = wp.vec3(0.0)
         friction = contact_friction_in[conid]
+        adhesion = contact_adhesion_in[conid]
+        cone = elliptic and dim > 1
         n = wp.vec3(frame[0, 0], frame[0, 1], frame[0, 2])
         row0 = n
         for i in range(nrow):
             f = efc_force_in[worldid, first + i]
+            if not cone and Jaref_in[worldid, first + i] < 0.0:
+                f -= adhesion / float(nrow)
             k = i
             if not elliptic:
                 force += f * n
-                if dim > 1:
-                    k = i // 2 + 1
-                    f *= friction[k - 1] * (1.0 - 2.0 * float(i & 1))
+                k = i // 2 + 1
+                f *= wp.where(dim > 1, friction[k - 1] * (1.0 - 2.0 * float(i & 1)), 0.0)
             if k < 3:
                 force += f * wp.vec3(frame[k, 0], frame[k, 1], frame[k, 2])
             else:
                 torque += f * wp.vec3(frame[k - 3, 0], frame[k - 3, 1], frame[k - 3, 2])
-        if not elliptic and dim == 1:
-            force = efc_force_in[worldid, first] * n
         if not elliptic and dim > 1:
             row0 += friction[0] * wp.vec3(frame[1, 0], frame[1, 1], frame[1, 2])
         mu1 = mu_body_in[worldid, body1]
         mu2 = mu_body_in[worldid, body2]
         r = _Metric()
-        r.s = wp.dot(force, velocity_at(mu2, p2) - velocity_at(mu1, p1))
-        r.s += wp.dot(torque, ang(mu2) - ang(mu1))
+        d_mu = velocity_at(mu2, p2) - velocity_at(mu1, p1)
+        r.s = wp.dot(force, d_mu) + wp.dot(torque, ang(mu2) - ang(mu1))
+        if cone and adhesion > 0.0:
+            mu = friction[0] * opt_impratio_invsqrt[worldid % opt_impratio_invsqrt.shape[0]]
+            f0 = efc_force_in[worldid, first]
+            y0 = wp.dot(n, d_mu)
+            r.s -= adhesion * _cone_normal(dim, friction, mu, first, Jaref_in[worldid], f0, y0, r.s)
         point_out[conid] = wp.vec3(0.0)
         rotation_out[conid] = wp.vec3(0.0)
         if r.s == 0.0:
@@ -398,6 +435,7 @@ def metric_ratio_vjp(m: mjw.Model, flags: Flags, s: Substep, ws: Workspace, adj:
         _contact_ratio_vjp,
         dim=d.nworld,
         inputs=[
+            m.opt.impratio_invsqrt,
             m.body_rootid,
             m.body_weldid,
             m.body_dofadr,
@@ -421,9 +459,11 @@ def metric_ratio_vjp(m: mjw.Model, flags: Flags, s: Substep, ws: Workspace, adj:
             d.contact.frame,
             d.contact.friction,
             d.contact.dim,
+            d.contact.adhesion,
             d.contact.geom,
             d.efc.id,
             d.efc.force,
+            s.solver_Jaref,
             flags.elliptic,
             ws.mu,
         ],
