@@ -101,7 +101,7 @@ REFUSED = {
     "tolerance": (lambda: build('tolerance="0.01"'), "option tolerance = 0.01: the adjoint"),
     "cg iterations": (
         lambda: build('solver="CG" iterations="30"'),
-        "option iterations = 30: the adjoint needs a converged solver, set it to >= 50",
+        "option iterations = 30: the adjoint needs a converged solver, set it to >= 100",
     ),
     "cg tolerance": (
         lambda: build('solver="CG" tolerance="1e-5"'),
@@ -118,10 +118,6 @@ REFUSED = {
     "ccd tolerance": (
         lambda: build('ccd_tolerance="1e-3"', world=falling(ELLIPSOID)),
         "option ccd_tolerance = 0.001: contacts are not found to their precision, set it to 1e-05",
-    ),
-    "no native ccd": (
-        lambda: build(world=falling(ELLIPSOID), extra=OFF.format("nativeccd")),
-        "geom 'tip' (sphere) and geom 'other' (ellipsoid) collide by another algorithm in C MuJoCo",
     ),
     "density": (lambda: build('density="-1"'), "option density = -1: set it to 0 or more"),
     "limits": (

@@ -114,7 +114,7 @@ REFUSED = {
         'armature="1"',
         "",
         "mjINT_IMPLICITFAST",
-        "tendon 't' has armature, under implicitfast, and holds a free body without joints",
+        "tendon 't' (spatial) has armature, under implicitfast, and holds a free body without",
     ),
     "armature": (
         'armature="1"',
