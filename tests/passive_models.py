@@ -51,11 +51,14 @@ PASSIVE = """
 
 
 def load(integrator: str = "euler") -> mujoco.MjModel:
-    """Compile the model; under discrete there is no fluid, which has no adjoint there."""
-    mjm = mujoco.MjModel.from_xml_string(PASSIVE)
-    mjm.opt.integrator = feature_models.INTEGRATORS[integrator]
+    """Compile the model; under discrete a fluid needs an inertia that couples all joints."""
+    xml = PASSIVE
     if integrator == "discrete":
-        mjm.opt.density = mjm.opt.viscosity = 0.0
+        xml = xml.replace(
+            "<freejoint/>\n      <geom", '<freejoint/>\n      <geom pos="0.01 0.02 0"'
+        )
+    mjm = mujoco.MjModel.from_xml_string(xml)
+    mjm.opt.integrator = feature_models.INTEGRATORS[integrator]
     return mjm
 
 

@@ -9,6 +9,7 @@ from test_step_vjp import load_gymnasium
 
 from diffenvs.physics import Physics, UnsupportedFeature, linearize
 from diffenvs.physics import finite_diff as fd
+from diffenvs.physics.sizes import most_rows
 
 NUM_STATES = 24
 
@@ -262,6 +263,20 @@ def test_model_without_adjoint_is_refused():
         Physics(mjm)
     with pytest.raises(UnsupportedFeature, match="IMPLICIT"):
         linearize(mjm, *(np.zeros((1, k)) for k in (mjm.nq, mjm.nv, mjm.nu)))
+
+
+def test_most_rows_holds_all_but_contacts():
+    """Limits, friction losses and equalities always fit; rows of contacts are bounded."""
+    joint = '<body><joint range="-1 1" frictionloss="1"/><geom size="0.1"/></body>'
+
+    def rows(n, ncon):
+        mjm = mujoco.MjModel.from_xml_string(f"<mujoco><worldbody>{n * joint}</worldbody></mujoco>")
+        return most_rows(mjm, ncon)
+
+    assert rows(1, 2) == 2 + 2 * 4
+    assert rows(1, 64) == 192
+    assert rows(100, 64) == 200 + 64
+    assert rows(100, 1) == 200 + 4
 
 
 @pytest.mark.parametrize("limit", ["njmax", "nconmax"])

@@ -14,7 +14,7 @@ In:  `adj_next.act`; then `adj_act_dot` and `adj_input`, the cotangent of what t
 Out: `adj_act`, `adj_act_dot` of the integration; `adj_act`, `adj_ctrl` of the dynamics. All are
      zero where a clamp holds.
 
-Derivation: `DERIVATION.md`, "Actuators". Not covered: activations of plugins, callbacks, DC motors.
+Derivation: `DERIVATION.md`, section 11. Not covered: activations of plugins, callbacks, DC motors.
 """
 
 import mujoco

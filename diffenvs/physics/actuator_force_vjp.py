@@ -19,7 +19,7 @@ The transmissions (`transmission_vjp`, `site_vjp`) turn them into cotangents: wi
 
 on `m mu`, `m w`, `m qacc_eff`, `V`, `L` and `u`, see `phi_coefficients`. A servo that follows an
 angle (on a ball joint, or of a site against another) takes the nearest of all turns of `u`, which
-changes no derivative. Derivation: `DERIVATION.md`, "Actuators".
+changes no derivative. Derivation: `DERIVATION.md`, section 11.
 """
 
 import mujoco
@@ -27,6 +27,7 @@ import mujoco_warp as mjw
 import warp as wp
 
 from .activation_vjp import activation_step, activation_vjp, clamped
+from .actuator_vjp import is_clamped
 from .record import Substep
 from .site_vjp import site_actuator_vjp
 from .spatial import vec7, vec10
@@ -126,7 +127,7 @@ def _force_derivatives(
     derivatives = vec7(0.0)
     derivatives[0] = force
     forcerange = actuator_forcerange[worldid % actuator_forcerange.shape[0], k]
-    if actuator_forcelimited[k] and (force <= forcerange[0] or force >= forcerange[1]):
+    if is_clamped(actuator_forcelimited[k], force, forcerange):
         derivatives_out[worldid, k] = derivatives
         return
 

@@ -22,6 +22,7 @@ import mujoco
 import mujoco_warp as mjw
 import warp as wp
 
+from .activation_vjp import clamped
 from .passive_vjp import damping_derivative
 from .record import Substep
 from .spatial import vec10
@@ -34,7 +35,7 @@ _BIAS_AFFINE = wp.constant(int(mujoco.mjtBias.mjBIAS_AFFINE))
 
 
 @wp.func
-def _is_clamped(limited: bool, force: float, forcerange: wp.vec2) -> bool:
+def is_clamped(limited: bool, force: float, forcerange: wp.vec2) -> bool:
     """Whether the actuator force sits on its limit, where all its derivatives are zero."""
     return limited and (force <= forcerange[0] or force >= forcerange[1])
 
@@ -85,7 +86,7 @@ def _implicit_damping(
         if actuator_gaintype[k] == _GAIN_AFFINE:
             gain_v = actuator_gainprm[worldid % actuator_gainprm.shape[0], k][2]
             vel += gain_v * ctrl_in[worldid, k]
-        if _is_clamped(
+        if is_clamped(
             actuator_forcelimited[k],
             actuator_force_in[worldid, k],
             actuator_forcerange[worldid % actuator_forcerange.shape[0], k],
@@ -132,21 +133,15 @@ def _actuator_vjp(
     worldid = wp.tid()
     h = opt_timestep[worldid % opt_timestep.shape[0]]
     for k in range(nactuator):
-        if _is_clamped(
+        if is_clamped(
             actuator_forcelimited[k],
             actuator_force_in[worldid, k],
             actuator_forcerange[worldid % actuator_forcerange.shape[0], k],
         ):
             continue
 
-        u_raw = ctrl_in[worldid, k]
-        u = u_raw
-        du = float(1.0)
-        if clamp_ctrl and actuator_ctrllimited[k]:
-            ctrlrange = actuator_ctrlrange[worldid % actuator_ctrlrange.shape[0], k]
-            u = wp.clamp(u_raw, ctrlrange[0], ctrlrange[1])
-            if u_raw < ctrlrange[0] or u_raw > ctrlrange[1]:
-                du = 0.0
+        ctrlrange = actuator_ctrlrange[worldid % actuator_ctrlrange.shape[0], k]
+        u = clamped(clamp_ctrl and actuator_ctrllimited[k], ctrl_in[worldid, k], ctrlrange)
 
         gainprm = actuator_gainprm[worldid % actuator_gainprm.shape[0], k]
         gain = gainprm[0]
@@ -155,8 +150,8 @@ def _actuator_vjp(
         if actuator_gaintype[k] == _GAIN_AFFINE:
             gain += gainprm[1] * actuator_length_in[worldid, k]
             gain += gainprm[2] * actuator_velocity_in[worldid, k]
-            force_length = gainprm[1] * u
-            force_velocity = gainprm[2] * u
+            force_length = gainprm[1] * u[0]
+            force_velocity = gainprm[2] * u[0]
         if actuator_biastype[k] == _BIAS_AFFINE:
             biasprm = actuator_biasprm[worldid % actuator_biasprm.shape[0], k]
             force_length += biasprm[1]
@@ -167,7 +162,7 @@ def _actuator_vjp(
         gear_mu = gear * mu_in[worldid, dofid]
         adj_qpos_io[worldid, dofid] += force_length * gear_mu * gear
         adj_qvel_io[worldid, dofid] += force_velocity * gear_mu * gear
-        adj_ctrl = gain * gear_mu * du
+        adj_ctrl = gain * gear_mu * u[1]
         if implicit_gain and actuator_gaintype[k] == _GAIN_AFFINE:
             qacc_eff = qacc_in[worldid, dofid] - z_in[worldid, dofid]
             adj_ctrl += h * gear * gear * w_in[worldid, dofid] * qacc_eff * gainprm[2]

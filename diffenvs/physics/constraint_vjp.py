@@ -17,8 +17,8 @@ In:  the record's `D`, `force`, `Jaref`, and `mu`.
 Out: `adj_qpos`, `adj_qvel`, accumulated; a joint limit has `J = +-1` (hinge, slide) or minus the
      rotation axis in the body frame (ball), whose derivative is included.
 
-Derivation: `DERIVATION.md`, sections 1 and 7. Equalities: `equality_vjp`. Not
-covered: friction loss, tendons.
+Derivation: `DERIVATION.md`, sections 1, 6 and 7. Other rows: `equality_vjp`, `body_equality_vjp`,
+`friction_vjp`, `tendon_row_vjp`, `contact_vjp`.
 """
 
 import mujoco
@@ -26,7 +26,7 @@ import mujoco_warp as mjw
 import warp as wp
 
 from .record import Substep
-from .spatial import vec5
+from .spatial import inverse_right_jacobian, vec5
 from .workspace import Cotangent, Flags, Workspace
 
 wp.set_module_options({"enable_backward": False})
@@ -77,12 +77,6 @@ def kbip(disableflags: int, timestep: float, solref: wp.vec2, solimp: vec5, pos:
     return wp.vec4(k, b, dmin + y * (dmax - dmin), wp.sign(pos) * dy * (dmax - dmin) / width)
 
 
-@wp.func
-def kappa(p: wp.vec4, pos: float, g: float, yf: float) -> float:
-    """Cotangent of a row's position; `p` is `kbip`, `yf` the sum of `y f` of the rows sharing D."""
-    return p[0] * (p[2] + p[3] * pos) * g - yf * p[3] / (p[2] * (1.0 - p[2]))
-
-
 @wp.struct
 class RowCoefficients:
     """Derivatives of a row's `-aref` and `log D`."""
@@ -103,7 +97,7 @@ def row_coefficients(
     solimp: vec5,
     pos: float,
 ) -> RowCoefficients:
-    """Of contacts, limits and friction; for discrete see `DERIVATION.md`, section 6."""
+    """Of a row with an impedance of its own; for discrete see `DERIVATION.md`, section 6."""
     flags = disableflags
     if discrete:
         flags = flags | _DSBL_REFSAFE  # it treats stiff rows in its own way, below
@@ -154,13 +148,7 @@ def position_cotangent(c: RowCoefficients, vel: float, g: float, yf: float) -> f
 @wp.func
 def ball_limit_axis_vjp(axis: wp.vec3, angle: float, l: wp.vec3) -> wp.vec3:
     """`(d axis / d rotation)^T l` for the rotation vector `angle * axis`, body-frame rotation."""
-    # Jr^-1(r) = 1 + [r]/2 + c [r]^2, c = (1 - (x/2) cot(x/2)) / x^2; the axis sees its transpose
-    t = (l - axis * wp.dot(axis, l)) / angle
-    r = angle * axis
-    half = 0.5 * angle
-    c = (1.0 - half / wp.tan(half)) / (angle * angle)
-    rt = wp.cross(r, t)
-    return t - 0.5 * rt + c * wp.cross(r, rt)
+    return inverse_right_jacobian(-angle * axis, (l - axis * wp.dot(axis, l)) / angle)
 
 
 @wp.kernel

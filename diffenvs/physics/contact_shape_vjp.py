@@ -9,8 +9,8 @@ cylinder keep their place relative to the axis `a` and the horizontal `b = a x e
 plane's normal less its part along the axis): they turn with the body and in addition about `a`, by
 `w.(b x n)/|e|`. That grows without bound as a cylinder stands up: its lowest point runs around.
 
-Derivation: `DERIVATION.md`, section 4. Not covered: points that come from clipping faces or edges
-against each other, height fields, signed distance fields.
+Derivation: `DERIVATION.md`, section 4. Points that come from clipping faces or edges against each
+other are in `manifold_vjp`. Not covered: height fields, signed distance fields.
 """
 
 import mujoco

@@ -36,7 +36,7 @@ from .contact_geometry_vjp import Contact, ContactGeometry, Geom, geometry_vjp
 from .contact_shape_vjp import shape_geometry_vjp
 from .manifold_vjp import has_manifold, is_alone, manifold_vjp
 from .record import Substep
-from .spatial import ang, force_cross, vec5, velocity_at, wrench
+from .spatial import ang, force_cross, vec5, vec6, velocity_at, wrench
 from .workspace import Flags, Workspace
 
 wp.set_module_options({"enable_backward": False})
@@ -45,8 +45,6 @@ wp.set_module_options({"enable_backward": False})
 _NO_PASSIVE = wp.constant(
     int(mujoco.mjtDisableBit.mjDSBL_SPRING | mujoco.mjtDisableBit.mjDSBL_DAMPER)
 )
-
-vec6 = wp.types.vector(length=6, dtype=wp.float32)
 
 
 @wp.struct

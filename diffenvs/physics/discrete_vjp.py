@@ -35,11 +35,10 @@ from .free_body import (
     gyroscopic_derivative_vjp,
     inertia_block,
     solve6,
-    vec6,
 )
-from .passive_vjp import damping_derivative, rotation_between, vec3_at, vec4_at
+from .passive_vjp import damping_derivative, rotation_between
 from .record import Substep
-from .spatial import vec10
+from .spatial import vec3_at, vec4_at, vec6, vec10
 from .workspace import Cotangent, Flags, Workspace
 
 wp.set_module_options({"enable_backward": False})

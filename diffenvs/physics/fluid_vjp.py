@@ -106,6 +106,7 @@ def _fluid_vjp(
     cvel_in: wp.array2d[wp.spatial_vector],
     # In:
     implicit: bool,
+    pair: bool,
     mu_in: wp.array2d[wp.spatial_vector],
     a_in: wp.array2d[wp.spatial_vector],
     w_in: wp.array2d[wp.spatial_vector],
@@ -158,7 +159,8 @@ def _fluid_vjp(
     if implicit:
         x_w_io[worldid, bodyid] -= world_wrench(axes, com, d_t)
         x_a_io[worldid, bodyid] -= world_wrench(axes, com, d_w)
-        x_z_io[worldid, bodyid] += world_wrench(axes, com, d_w)
+        if pair:
+            x_z_io[worldid, bodyid] += world_wrench(axes, com, d_w)
 
 
 @wp.kernel
@@ -242,7 +244,7 @@ def free_body_fluid(m: mjw.Model, s: Substep, ws: Workspace) -> None:
 def fluid_vjp(m: mjw.Model, flags: Flags, s: Substep, ws: Workspace) -> None:
     """Adjoint of the fluid's forces."""
     d = s.d
-    # under discrete there is no pair, so that z is zero and nobody reads x_z
+    # under discrete there is no pair, so that z is zero and x_z stays so
     w, x_w = (ws.mu, ws.x_mu) if flags.discrete else (ws.w, ws.x_w)
     wp.launch(
         _fluid_vjp,
@@ -260,6 +262,7 @@ def fluid_vjp(m: mjw.Model, flags: Flags, s: Substep, ws: Workspace) -> None:
             d.cinert,
             d.cvel,
             flags.implicit_fluid,
+            flags.pair,
             ws.mu,
             ws.a,
             w,

@@ -10,11 +10,9 @@ a 6 x 6 matrix that is not symmetric. Derivation: `DERIVATION.md`, section 6.
 
 import warp as wp
 
-from .spatial import mat66
+from .spatial import mat66, vec6
 
 wp.set_module_options({"enable_backward": False})
-
-vec6 = wp.types.vector(length=6, dtype=wp.float32)
 
 
 @wp.struct

@@ -32,10 +32,9 @@ from .free_body import (
     gyroscopic_derivative_vjp,
     inertia_block,
     solve6,
-    vec6,
 )
 from .record import Substep
-from .spatial import mat66, right_jacobian_transposed, rotate_by
+from .spatial import mat66, right_jacobian_transposed, rotate_by, vec6
 from .workspace import Cotangent, Flags, Workspace
 
 wp.set_module_options({"enable_backward": False})

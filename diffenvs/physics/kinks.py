@@ -38,7 +38,8 @@ class Stepper:
         self._joint = mjm.jnt_dofadr[joints], ranges
         self._tendon = _clamp(mjm.tendon_actfrclimited, mjm.tendon_actfrcrange)
         slack = mjm.tendon_lengthspring[:, 0] < mjm.tendon_lengthspring[:, 1]
-        self._spring = _clamp(slack & (mjm.tendon_stiffness != 0), mjm.tendon_lengthspring)
+        stiff = (mjm.tendon_stiffness != 0) | mjm.tendon_stiffnesspoly.any(axis=1)
+        self._spring = _clamp(slack & stiff, mjm.tendon_lengthspring)
         pulls = mjm.actuator_trntype == int(mujoco.mjtTrn.mjTRN_TENDON)
         self._pulling = [
             np.flatnonzero(pulls & (mjm.actuator_trnid[:, 0] == i)) for i in self._tendon[0]

@@ -24,6 +24,7 @@ import mujoco_warp as mjw
 import warp as wp
 
 from .record import Substep
+from .spatial import inverse_right_jacobian, vec3_at, vec4_at
 from .workspace import Cotangent, Flags, Workspace
 
 wp.set_module_options({"enable_backward": False})
@@ -59,31 +60,6 @@ def rotation_between(a: wp.vec4, b: wp.vec4) -> wp.vec3:
         s = -s
         r = -r
     return 2.0 * wp.atan2(wp.length(r), s) * wp.normalize(r)
-
-
-@wp.func
-def _rotation_between_vjp(x: wp.vec3, l: wp.vec3) -> wp.vec3:
-    """`(dx/dtheta)^T l = Jr^-T(x) l` for a body-frame rotation `theta` of the second frame."""
-    angle2 = wp.dot(x, x)
-    # the closed form cancels in single precision
-    c = 1.0 / 12.0 + angle2 * (1.0 / 720.0 + angle2 * (1.0 / 30240.0 + angle2 / 1209600.0))
-    if angle2 > 0.3:
-        half = 0.5 * wp.sqrt(angle2)
-        c = (1.0 - half / wp.tan(half)) / angle2
-    xl = wp.cross(x, l)
-    return l - 0.5 * xl + c * wp.cross(x, xl)
-
-
-@wp.func
-def vec3_at(x: wp.array2d[float], worldid: int, i: int) -> wp.vec3:
-    """Three numbers of a world from column i."""
-    return wp.vec3(x[worldid, i], x[worldid, i + 1], x[worldid, i + 2])
-
-
-@wp.func
-def vec4_at(x: wp.array2d[float], worldid: int, i: int) -> wp.vec4:
-    """Four numbers of a world from column i."""
-    return wp.vec4(x[worldid, i], x[worldid, i + 1], x[worldid, i + 2], x[worldid, i + 3])
 
 
 @wp.kernel
@@ -155,7 +131,7 @@ def _passive_vjp(
     if jnttype == _FREE or jnttype == _BALL:
         x = rotation_between(vec4_at(qpos_spring, ref, qadr), vec4_at(qpos_in, worldid, qadr))
         dx = _spring_vjp(stiffness, poly, x, vec3_at(mu_in, worldid, adr))
-        dq = _rotation_between_vjp(x, dx)
+        dq = inverse_right_jacobian(-x, dx)
         for k in range(3):
             adj_qpos_io[worldid, adr + k] -= dq[k]
     else:

@@ -1,6 +1,6 @@
 """Adjoint of the Runge-Kutta integrator of order four.
 
-Forward, with the stages `i = 1..4`, `c = (1/2, 1/2, 1)` and weights `b = (1, 2, 2, 1)/6`:
+Forward, with the stages `i = 1..4`, `c = (0, 1/2, 1/2, 1)` and weights `b = (1, 2, 2, 1)/6`:
 
     qpos_i = qpos (+) h c_i rate_(i-1);   qvel_i = qvel + h c_i qacc_(i-1);   qacc_i from forward
     act_i = act + h c_i act_dot_(i-1);    act_next as in `activation_vjp`, from sum b_i act_dot_i
@@ -26,7 +26,7 @@ import warp as wp
 
 from .activation_vjp import next_activation_vjp, weighted_activation_vjp
 from .record import RK4_NODES, RK4_WEIGHTS, Substep
-from .spatial import right_jacobian_transposed, rotate_by
+from .spatial import bortz, inverse_right_jacobian, right_jacobian_transposed, rotate_by
 from .workspace import Cotangent, Flags, Workspace
 
 wp.set_module_options({"enable_backward": False})
@@ -97,18 +97,14 @@ def _weighted_stages_vjp(
 
 
 @wp.func
-def _bortz(x2: float) -> wp.vec2:
-    """c(x^2) = (1 - (x/2) cot(x/2)) / x^2 and its derivative by x^2."""
-    if x2 < 0.3:  # the closed form cancels in single precision
-        c = 1.0 / 12.0 + x2 * (1.0 / 720.0 + x2 * (1.0 / 30240.0 + x2 / 1209600.0))
-        dc = 1.0 / 720.0 + x2 * (1.0 / 15120.0 + x2 / 403200.0)
-        return wp.vec2(c, dc)
+def _bortz_derivative(x2: float) -> float:
+    """Of `bortz` by x^2."""
+    if x2 <= 0.3:  # the closed form cancels in single precision
+        return 1.0 / 720.0 + x2 * (1.0 / 15120.0 + x2 / 403200.0)
     x = wp.sqrt(x2)
-    cot = 1.0 / wp.tan(0.5 * x)
-    c = (1.0 - 0.5 * x * cot) / x2
     half = wp.sin(0.5 * x)
-    dc_dx = (0.25 * x / (half * half) - 0.5 * cot) / x2 - 2.0 * c / x
-    return wp.vec2(c, dc_dx / (2.0 * x))
+    dc_dx = (0.25 * x / (half * half) - 0.5 / wp.tan(0.5 * x)) / x2 - 2.0 * bortz(x2) / x
+    return dc_dx / (2.0 * x)
 
 
 @wp.kernel
@@ -146,12 +142,12 @@ def _rate_vjp(
             rate_prev_in[worldid, adr + 1],
             rate_prev_in[worldid, adr + 2],
         )
-        c = _bortz(wp.dot(r, r))
+        r2 = wp.dot(r, r)
         rl = wp.cross(r, l)
         rw = wp.cross(r, w)
-        adj_w = l - 0.5 * rl + c[0] * wp.cross(r, rl)
-        adj_r = 0.5 * wp.cross(w, l) + c[0] * (wp.cross(rw, l) - wp.cross(w, rl))
-        adj_r += r * (2.0 * c[1] * wp.dot(l, wp.cross(r, rw)))
+        adj_w = inverse_right_jacobian(-r, l)
+        adj_r = 0.5 * wp.cross(w, l) + bortz(r2) * (wp.cross(rw, l) - wp.cross(w, rl))
+        adj_r += r * (2.0 * _bortz_derivative(r2) * wp.dot(l, wp.cross(r, rw)))
         for k in range(3):
             adj_qvel_io[worldid, adr + k] += adj_w[k]
             adj_rate_prev_io[worldid, adr + k] += h * adj_r[k]

@@ -15,7 +15,7 @@ With a reference site `F`, `T` are the gear's parts in the frame of the referenc
 In:  `force_derivatives`, the fields of the bodies.
 Out: `x_mu, x_a, x_v, x_w, x_z, y` of the bodies, accumulated; `adj_ctrl`, `adj_input`.
 
-Derivation: `DERIVATION.md`, "Actuators".
+Derivation: `DERIVATION.md`, section 11.
 """
 
 import mujoco

@@ -10,10 +10,23 @@ import warp as wp
 wp.set_module_options({"enable_backward": False})
 
 vec5 = wp.types.vector(length=5, dtype=wp.float32)
+vec6 = wp.types.vector(length=6, dtype=wp.float32)
 vec7 = wp.types.vector(length=7, dtype=wp.float32)
 vec10 = wp.types.vector(length=10, dtype=wp.float32)
 vec12 = wp.types.vector(length=12, dtype=wp.float32)
 mat66 = wp.types.matrix(shape=(6, 6), dtype=wp.float32)
+
+
+@wp.func
+def vec3_at(x: wp.array2d[float], worldid: int, i: int) -> wp.vec3:
+    """Three numbers of a world from column i."""
+    return wp.vec3(x[worldid, i], x[worldid, i + 1], x[worldid, i + 2])
+
+
+@wp.func
+def vec4_at(x: wp.array2d[float], worldid: int, i: int) -> wp.vec4:
+    """Four numbers of a world from column i."""
+    return wp.vec4(x[worldid, i], x[worldid, i + 1], x[worldid, i + 2], x[worldid, i + 3])
 
 
 @wp.func
@@ -87,16 +100,19 @@ def right_jacobian_transposed(r: wp.vec3, x: wp.vec3) -> wp.vec3:
 
 
 @wp.func
+def bortz(x2: float) -> float:
+    """`c(x^2) = (1 - (x/2) cot(x/2)) / x^2`, with which `Jr(r)^-1 = 1 + [r]/2 + c(r^2) [r]^2`."""
+    if x2 <= 0.3:  # the closed form cancels in single precision
+        return 1.0 / 12.0 + x2 * (1.0 / 720.0 + x2 * (1.0 / 30240.0 + x2 / 1209600.0))
+    half = 0.5 * wp.sqrt(x2)
+    return (1.0 - half / wp.tan(half)) / x2
+
+
+@wp.func
 def inverse_right_jacobian(r: wp.vec3, x: wp.vec3) -> wp.vec3:
     """`Jr(r)^-1 x`; its transpose is `inverse_right_jacobian(-r, x)`."""
-    angle2 = wp.dot(r, r)
-    # (1 - (x/2) cot(x/2)) / x^2; series where the closed form cancels in single precision
-    c = 1.0 / 12.0 + angle2 * (1.0 / 720.0 + angle2 * (1.0 / 30240.0 + angle2 / 1209600.0))
-    if angle2 > 0.3:
-        half = 0.5 * wp.sqrt(angle2)
-        c = (1.0 - half / wp.tan(half)) / angle2
     rx = wp.cross(r, x)
-    return x + 0.5 * rx + c * wp.cross(r, rx)
+    return x + 0.5 * rx + bortz(wp.dot(r, r)) * wp.cross(r, rx)
 
 
 @wp.func

@@ -15,6 +15,7 @@ from .contact_refine import refine_contacts
 from .fold import folded
 from .inputs import Inputs, as_inputs, check_arrays, check_mocap, copy_inputs, make_inputs
 from .record import RK4_NODES, RK4_WEIGHTS, Record, Substep, make_substep
+from .sizes import most_contacts, most_rows
 from .tape import StagedStep, TapedStep, active_tape, find_staged, paused_tape
 from .vjp import substep_vjp
 from .workspace import Cotangent, Flags, Workspace
@@ -31,24 +32,6 @@ _OVERFLOW = {
     " world, shared by all worlds)",
     mjw.OverflowType.EPA_HORIZON: "the search for the depth of two convex geoms ran out of memory;"
     " use meshes of fewer faces",
-}
-_GEOM = mujoco.mjtGeom
-# pairs that may touch in several points; all others touch in one
-_PAIR_CONTACTS = {
-    (_GEOM.mjGEOM_PLANE, _GEOM.mjGEOM_CAPSULE): 2,
-    (_GEOM.mjGEOM_PLANE, _GEOM.mjGEOM_CYLINDER): 4,
-    (_GEOM.mjGEOM_PLANE, _GEOM.mjGEOM_BOX): 8,
-    (_GEOM.mjGEOM_PLANE, _GEOM.mjGEOM_MESH): 4,
-    (_GEOM.mjGEOM_CAPSULE, _GEOM.mjGEOM_CAPSULE): 2,
-    (_GEOM.mjGEOM_CAPSULE, _GEOM.mjGEOM_CYLINDER): 2,
-    (_GEOM.mjGEOM_CAPSULE, _GEOM.mjGEOM_BOX): 2,
-    (_GEOM.mjGEOM_CAPSULE, _GEOM.mjGEOM_MESH): 2,
-    (_GEOM.mjGEOM_CYLINDER, _GEOM.mjGEOM_CYLINDER): 4,
-    (_GEOM.mjGEOM_CYLINDER, _GEOM.mjGEOM_BOX): 4,
-    (_GEOM.mjGEOM_CYLINDER, _GEOM.mjGEOM_MESH): 4,
-    (_GEOM.mjGEOM_BOX, _GEOM.mjGEOM_BOX): 8,
-    (_GEOM.mjGEOM_BOX, _GEOM.mjGEOM_MESH): 4,
-    (_GEOM.mjGEOM_MESH, _GEOM.mjGEOM_MESH): 4,
 }
 _RK4 = mujoco.mjtIntegrator.mjINT_RK4
 _STATE_FIELDS = ("qpos", "qvel", "act", "qacc_warmstart")
@@ -90,8 +73,9 @@ class Physics:
         nstep: physics steps per call of `step` with the control held (frame skip).
         nconmax: contacts to allocate per world; the sum over worlds is shared by all. By default
             every contact that the model can have, up to 64.
-        njmax: constraint rows to allocate per world. By default enough for all limits and `nconmax`
-            contacts, up to 192.
+        njmax: constraint rows to allocate per world. By default enough for `nconmax` contacts, up
+            to 192 rows, but in any case for all equalities, friction losses and limits and 64
+            rows of contacts.
 
     Raises:
         UnsupportedFeature: the model has elements without an adjoint; the message names them all.
@@ -124,14 +108,15 @@ class Physics:
             model = folded(solver_hessian.newton_model(mjm))
             self.m = mjw.put_model(model)
             self.m.opt.warn_overflow = 0  # check_overflow raises instead
-            self.nconmax = min(_most_contacts(mjm, self.m), 64) if nconmax is None else nconmax
+            self.nconmax = most_contacts(mjm, self.m) if nconmax is None else nconmax
             if njmax is None:
-                njmax = min(_most_rows(mjm, self.nconmax), 192)
+                njmax = most_rows(mjm, self.nconmax)
             self.d = mjw.make_data(model, nworld, nconmax=self.nconmax, njmax=njmax)
             self._solver = solver_hessian.Solver(self.m, self.d, mjm.opt.solver)
             self._flags = Flags.of(model, self.m.body_freeadr.size)
             ctx = self._solver.ctx
-            own_stages = _reads_body_velocity(self.m) or self._flags.curved
+            stock = self._solver.m is self.m  # else it is CG, and stock RK4 would take Newton
+            own_stages = not stock or _reads_body_velocity(self.m) or self._flags.curved
             if mjm.opt.integrator == _RK4 and own_stages:
                 ctrl = wp.zeros((nworld, self.nu), dtype=float)
                 inputs = Inputs(ctrl)
@@ -475,25 +460,3 @@ def _rungekutta4(m: mjw.Model, flags: Flags, s: Substep, into: mjw.Data, solver)
     into = dataclasses.replace(into, act_dot=rk.act_dot_mean)
     private.advance(m, into, rk.qacc_mean, rk.rate_mean)
     wp.copy(into.qacc_warmstart, previous.qacc)
-
-
-def _most_contacts(mjm: mujoco.MjModel, m: mjw.Model) -> int:
-    """The most contacts that a world of this model can have."""
-    ncon = 0
-    for g1, g2 in m.nxn_geom_pair_filtered.numpy():
-        pair = sorted((int(mjm.geom_type[g1]), int(mjm.geom_type[g2])))
-        ncon += _PAIR_CONTACTS.get((_GEOM(pair[0]), _GEOM(pair[1])), 1)
-    return max(ncon, 1)
-
-
-def _most_rows(mjm: mujoco.MjModel, ncon: int) -> int:
-    """The most constraint rows that a world with `ncon` contacts can have."""
-    dim = int(max([1, *mjm.geom_condim, *mjm.pair_dim]))
-    elliptic = mjm.opt.cone == mujoco.mjtCone.mjCONE_ELLIPTIC
-    nrow = dim if elliptic or dim == 1 else 2 * (dim - 1)
-    limits = mjm.jnt_limited.sum() + mjm.tendon_limited.sum()
-    losses = np.sum(mjm.dof_frictionloss > 0) + np.sum(mjm.tendon_frictionloss > 0)
-    per_equality = {mujoco.mjtEq.mjEQ_CONNECT: 3, mujoco.mjtEq.mjEQ_WELD: 6}
-    active = mjm.eq_type[mjm.eq_active0.astype(bool)]
-    equalities = sum(per_equality.get(mujoco.mjtEq(kind), 1) for kind in active)
-    return max(int(equalities + losses + limits) + ncon * nrow, 1)

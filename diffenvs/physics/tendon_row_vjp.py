@@ -21,17 +21,15 @@ import mujoco
 import mujoco_warp as mjw
 import warp as wp
 
-from .constraint_vjp import kappa, kbip
+from .constraint_vjp import position_cotangent, row_coefficients
 from .record import Substep
-from .spatial import vec5
+from .spatial import vec5, vec12
 from .workspace import Flags, Workspace
 
 wp.set_module_options({"enable_backward": False})
 
 _LIMIT_TENDON = wp.constant(int(mujoco.mjtConstraint.mjCNSTR_LIMIT_TENDON))
 _EQ_TENDON = wp.constant(int(mujoco.mjtEq.mjEQ_TENDON))
-
-vec12 = wp.types.vector(length=12, dtype=wp.float32)
 
 
 @wp.kernel
@@ -74,7 +72,9 @@ def _tendon_limit_vjp(
         high = bounds[1] - ten_length_in[worldid, tenid]
         sign = wp.where(low < high, 1.0, -1.0)
         pos = wp.min(low, high) - tendon_margin[worldid % tendon_margin.shape[0], tenid]
-        p = kbip(
+        # such tendons are refused under discrete
+        c = row_coefficients(
+            False,
             opt_disableflags,
             h,
             tendon_solref_lim[worldid % tendon_solref_lim.shape[0], tenid],
@@ -86,8 +86,8 @@ def _tendon_limit_vjp(
         g = efc_D_in[worldid, efcid] * y
         x_ten_mu_io[worldid, tenid] -= sign * f
         x_ten_a_io[worldid, tenid] += sign * g
-        x_ten_v_io[worldid, tenid] += sign * p[1] * g
-        x_ten_length_io[worldid, tenid] += sign * kappa(p, pos, g, y * f)
+        x_ten_v_io[worldid, tenid] += sign * c.vel * g
+        x_ten_length_io[worldid, tenid] += sign * position_cotangent(c, 0.0, g, y * f)
 
 
 @wp.kernel
@@ -127,19 +127,20 @@ def _tendon_equality_vjp(
             continue
         first = eq_obj1id[eqid]
         second = eq_obj2id[eqid]
-        c = eq_data[worldid % eq_data.shape[0], eqid]
+        data = eq_data[worldid % eq_data.shape[0], eqid]
         length0 = worldid % tendon_length0.shape[0]
-        pos = ten_length_in[worldid, first] - tendon_length0[length0, first] - c[0]
+        pos = ten_length_in[worldid, first] - tendon_length0[length0, first] - data[0]
         slope = float(0.0)
         curvature = float(0.0)
         y = ten_mu_in[worldid, first]
         if second >= 0:
             x = ten_length_in[worldid, second] - tendon_length0[length0, second]
-            pos -= x * (c[1] + x * (c[2] + x * (c[3] + x * c[4])))
-            slope = c[1] + x * (2.0 * c[2] + x * (3.0 * c[3] + x * 4.0 * c[4]))
-            curvature = 2.0 * c[2] + x * (6.0 * c[3] + x * 12.0 * c[4])
+            pos -= x * (data[1] + x * (data[2] + x * (data[3] + x * data[4])))
+            slope = data[1] + x * (2.0 * data[2] + x * (3.0 * data[3] + x * 4.0 * data[4]))
+            curvature = 2.0 * data[2] + x * (6.0 * data[3] + x * 12.0 * data[4])
             y -= slope * ten_mu_in[worldid, second]
-        p = kbip(
+        c = row_coefficients(
+            False,
             opt_disableflags,
             h,
             eq_solref[worldid % eq_solref.shape[0], eqid],
@@ -148,8 +149,8 @@ def _tendon_equality_vjp(
         )
         f = efc_force_in[worldid, efcid]
         g = efc_D_in[worldid, efcid] * y
-        gw = p[1] * g
-        k = kappa(p, pos, g, y * f)
+        gw = c.vel * g
+        k = position_cotangent(c, 0.0, g, y * f)
         x_ten_mu_io[worldid, first] -= f
         x_ten_a_io[worldid, first] += g
         x_ten_v_io[worldid, first] += gw

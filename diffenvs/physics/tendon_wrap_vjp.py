@@ -56,7 +56,7 @@ def wrap_vjp(
     t1: wp.vec3,
     adj_t0: wp.vec3,
     adj_t1: wp.vec3,
-):
+) -> tuple[wp.vec3, wp.vec3]:
     """Cotangents of (p0, p1) from those of (t0, t1)."""
     if wraptype == _SPHERE:
         normal = wp.cross(p0, p1)

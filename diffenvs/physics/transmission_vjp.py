@@ -14,7 +14,7 @@ Out: `adj_qpos`, `adj_qvel`, `adj_ctrl` accumulated; `x_ten_*` accumulated; `adj
      cotangent of the input of an actuator that has an activation.
 
 An `actuatorfrcrange` clamps the sum of the actuators of a joint or tendon, which then have no
-derivative there. Derivation: `DERIVATION.md`, "Actuators".
+derivative there. Derivation: `DERIVATION.md`, section 11.
 """
 
 import mujoco
@@ -22,12 +22,10 @@ import mujoco_warp as mjw
 import warp as wp
 
 from .record import Substep
-from .spatial import inverse_right_jacobian, vec7
+from .spatial import inverse_right_jacobian, vec3_at, vec6, vec7
 from .workspace import Cotangent, Flags, Workspace
 
 wp.set_module_options({"enable_backward": False})
-
-vec6 = wp.types.vector(length=6, dtype=wp.float32)
 
 _FREE = wp.constant(int(mujoco.mjtJoint.mjJNT_FREE))
 _BALL = wp.constant(int(mujoco.mjtJoint.mjJNT_BALL))
@@ -53,11 +51,6 @@ def phi_coefficients(f: vec7, h: float, mu: float, w: float, e: float) -> vec6:
         -f[1] * mu - f[4] * hwe,
         -f[3] * mu - f[6] * hwe,
     )
-
-
-@wp.func
-def _dof3(x_in: wp.array2d[float], worldid: int, adr: int) -> wp.vec3:
-    return wp.vec3(x_in[worldid, adr], x_in[worldid, adr + 1], x_in[worldid, adr + 2])
 
 
 @wp.func
@@ -140,27 +133,27 @@ def _joint_actuator_vjp(
             along = inverse_right_jacobian(-r, g)  # dL/dqpos, of either frame
             if actuator_trntype[k] == _JOINTINPARENT:
                 g = wp.quat_rotate_inv(quat, g)
-            mu = _dof3(mu_in, worldid, rot)
+            mu = vec3_at(mu_in, worldid, rot)
             w = wp.vec3(0.0)
             e = wp.vec3(0.0)
             if implicit:
-                w = _dof3(w_in, worldid, rot)
-                e = _dof3(qacc_in, worldid, rot) - _dof3(z_in, worldid, rot)
+                w = vec3_at(w_in, worldid, rot)
+                e = vec3_at(qacc_in, worldid, rot) - vec3_at(z_in, worldid, rot)
             m_mu = wp.dot(g, mu)
             m_w = wp.dot(g, w)
             m_e = wp.dot(g, e)
             if jnttype == _FREE:
-                m_mu += wp.dot(linear, _dof3(mu_in, worldid, adr))
+                m_mu += wp.dot(linear, vec3_at(mu_in, worldid, adr))
                 if implicit:
-                    lin_e = _dof3(qacc_in, worldid, adr) - _dof3(z_in, worldid, adr)
-                    m_w += wp.dot(linear, _dof3(w_in, worldid, adr))
+                    lin_e = vec3_at(qacc_in, worldid, adr) - vec3_at(z_in, worldid, adr)
+                    m_w += wp.dot(linear, vec3_at(w_in, worldid, adr))
                     m_e += wp.dot(linear, lin_e)
             x = phi_coefficients(f, h, m_mu, m_w, m_e)
             dq = wp.vec3(0.0)
             if jnttype == _BALL:
                 dq = x[4] * along
             if actuator_trntype[k] == _JOINTINPARENT:
-                turned = x[0] * mu + x[1] * w + x[2] * e + x[3] * _dof3(qvel_in, worldid, rot)
+                turned = x[0] * mu + x[1] * w + x[2] * e + x[3] * vec3_at(qvel_in, worldid, rot)
                 dq += wp.cross(turned, g)
             for i in range(3):
                 adj_qpos_io[worldid, rot + i] -= dq[i]
