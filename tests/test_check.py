@@ -307,6 +307,10 @@ REFUSED = {
         lambda: build('integrator="implicitfast"', extra=OFF.format("actuation")),
         "option disableflags, mjDSBL_ACTUATION with implicitfast: mujoco_warp then treats",
     ),
+    "sdf": (
+        lambda: build(asset=ROCK, world=falling('type="sdf" mesh="rock"')),
+        "geom 'other' (sdf) can collide with geom 'floor' (plane), geom 'tip' (sphere)",
+    ),
     "hfield": (
         lambda: build(asset=HILL, world=f'<geom name="ground" {HFIELD}/>'),
         "geom 'tip' (sphere) can collide with geom 'ground' (hfield)",
