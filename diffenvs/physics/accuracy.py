@@ -83,7 +83,8 @@ class Accuracy:
         """What is past its threshold, in words; empty if nothing is.
 
         Args:
-            median, worst: of the relative errors of an input.
+            median: of the relative errors of an input.
+            worst: of the relative errors of an input.
             set_aside: fraction of the states that may be at kinks or doubtful.
         """
         found = []
