@@ -108,12 +108,18 @@ def test_rollouts(arm, tmp_path, capsys):
     assert 0 < entry["rollout"]["free"]["those"][0] < 1e-4
 
 
-def test_past_a_threshold(arm, capsys):
+def test_past_a_threshold(arm, capsys, monkeypatch):
     """Exit code 1, and the line says what is past which threshold."""
     assert main([arm, *COMMON, "--threshold-worst", "1e-9"]) == 1
     out = capsys.readouterr().out
     assert "FAILS: worst of qpos" in out
     assert "median of qpos" not in out
+    monkeypatch.setattr(accuracy, "_DOUBT", 0.0)  # nothing is trusted
+    assert main([arm, *COMMON]) == 1
+    assert "FAILS: 24 of 24 states set aside" in capsys.readouterr().out
+    assert main([arm, *COMMON, "--threshold-set-aside", "1"]) == 1
+    assert "FAILS: no state compares" in capsys.readouterr().out
+    monkeypatch.undo()
     assert main([arm, *COMMON, "--threshold-median", "1e-9"]) == 1
     assert "FAILS: median of qpos" in capsys.readouterr().out
 
@@ -151,6 +157,7 @@ def test_binary_model(tmp_path, capsys):
         (["{arm}", "--states", "0"], "--states: invalid int from 1 value: '0'"),
         (["{arm}", "--nstep", "x"], "--nstep: invalid int from 1 value: 'x'"),
         (["{arm}", "--threshold-worst", "-1"], "--threshold-worst: invalid positive number"),
+        (["{arm}", "--threshold-set-aside", "0"], "--threshold-set-aside: invalid positive number"),
         (["{arm}", "--threshold-median", "nan"], "--threshold-median: invalid positive number"),
         (["{arm}", "--device", "tpu"], "--device tpu"),
         (["{arm}", "--resume"], "--resume needs --json"),
@@ -198,7 +205,13 @@ def test_failures(measured):
     drifted = dataclasses.replace(measured, step_error=measured.step_error + 1e-3)
     assert "the step itself differs by 1e-03" in drifted.failures()
     kinked = dataclasses.replace(measured, kink=np.arange(NUM_STATES) > 5)
-    assert kinked.failures() == ["only 6 of 24 states compare"]
+    assert kinked.failures() == ["18 of 24 states set aside"]
+    assert kinked.failures(set_aside=0.75) == []
+    doubtful = dataclasses.replace(measured, doubt=np.where(np.arange(NUM_STATES) < 3, 1.0, 0.0))
+    assert doubtful.failures() == ["3 of 24 states set aside"]
+    assert dataclasses.replace(measured, doubt=(np.arange(NUM_STATES) < 2) * 1.0).failures() == []
+    none = dataclasses.replace(measured, kink=np.ones(NUM_STATES, bool))
+    assert none.failures(set_aside=1.0) == ["no state compares"]
 
 
 def test_no_influence(measured):

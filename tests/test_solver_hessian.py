@@ -1,6 +1,7 @@
 """The Hessian that the solver leaves behind, against the one assembled from the constraint rows."""
 
 import dataclasses
+import inspect
 import pathlib
 
 import feature_models
@@ -11,7 +12,7 @@ import pytest
 import warp as wp
 from test_step_vjp import NUM_STATES, check, load_gymnasium
 
-from diffenvs.physics import Physics, private
+from diffenvs.physics import Physics, private, solver_hessian
 from diffenvs.physics.finite_diff import contact_rich_states
 
 
@@ -193,10 +194,41 @@ def test_stale_hessian_is_rebuilt(name, monkeypatch):
     assert rebuilt[~spoiled].mean() < 0.2
 
 
+# the arguments by position, those of kernels as well
+ARGUMENTS = {
+    "advance": "m d qacc qvel",
+    "create_solver_context": "m d inplace_cholesky",
+    "discrete_free_gyro": "m d out qacc is_inverse",
+    "next_time_builder": "warn_overflow",
+    "rk_accumulate": "m d scale qvel_stage qvel_rk qacc_rk act_dot_rk",
+    "rk_correct_velocity": "opt_timestep jnt_type jnt_dofadr qvel_in qvel_stage_in scale "
+    "qvel_stage_out",
+    "rk_perturb_state": "m d scale qpos_t0 qvel_t0 qvel_pos act_t0",
+    "solve": "m d ctx compact",
+    "update_gradient": "m d ctx compact",
+    "use_incremental": "m",
+    "next_time_builder(0)": "opt_timestep nefc_in time_in nworld_in naconmax_in njmax_in nacon_in "
+    "ncollision_in time_out overflow_out",
+}
+
+
+@pytest.mark.parametrize("name", ARGUMENTS)
+def test_private_arguments_of_mujoco_warp(name):
+    """The private functions and kernels take what they are given, in this order."""
+    call = name.endswith("(0)")
+    function = private.next_time_builder(0) if call else getattr(private, name)
+    if isinstance(function, wp.Kernel):
+        found = [argument.label for argument in function.adj.args]
+    else:
+        found = list(inspect.signature(function).parameters)
+    assert found == ARGUMENTS[name].split(), f"mujoco_warp's {name} has other arguments"
+
+
 def test_private_names_of_mujoco_warp():
     """The private names exist with the fields that are used; all are imported by one file."""
     ctx_fields = {f.name for f in dataclasses.fields(mjw._src.types.SolverContext)}
-    assert {"h", "hfactor", "Jaref", "done"} <= ctx_fields
-    assert all(callable(getattr(private, name)) for name in private.__all__)
+    used = {"h", "hfactor", "Jaref", "done", *solver_hessian._CG_ARRAYS}
+    assert used <= ctx_fields, f"SolverContext has no {sorted(used - ctx_fields)}"
+    assert {*private.__all__} - {"watch_overflow"} <= ARGUMENTS.keys()
     for path in pathlib.Path(private.__file__).parent.glob("*.py"):
         assert "mujoco_warp._src" not in path.read_text() or path.name == "private.py"

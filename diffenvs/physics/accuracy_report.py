@@ -28,7 +28,11 @@ def settings(options: argparse.Namespace) -> dict:
         "seed": options.seed,
         "rollout": options.rollout,
         "play": [options.keyframe, options.spread, options.vigor],
-        "thresholds": [options.threshold_median, options.threshold_worst],
+        "thresholds": [
+            options.threshold_median,
+            options.threshold_worst,
+            options.threshold_set_aside,
+        ],
         "device": "cpu" if device.is_cpu else device.name,
         "versions": {name: metadata.version(name) for name in _PACKAGES},
     } | ({"date": options.date} if options.date else {})
