@@ -31,7 +31,10 @@ def test_placeholders_are_filled():
 def test_accuracy_table():
     """The table of accuracies is what the tool measured: `accuracy --table tests/accuracy.json`."""
     results = accuracy_report.read(README.parent / "tests" / "accuracy.json", must_exist=True)
-    assert len(results) >= 3
+    gymnasium = [name for name in results if name not in ("humanoid41", "gripper")]
+    assert len(gymnasium) == 11
+    assert all(len(results[name]) == 4 for name in results)
+    assert all(len(by_cone) == 2 for name in gymnasium for by_cone in results[name].values())
     assert f"\n\n{accuracy_report.markdown(results)}\n\n" in README.read_text()
     for cases in results.values():
         for by_cone in cases.values():
