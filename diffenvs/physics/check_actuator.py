@@ -68,7 +68,7 @@ def check_actuators(mjm: mujoco.MjModel) -> Iterator[str]:
 
 
 def _limited_joints(mjm: mujoco.MjModel) -> Iterator[str]:
-    elsewhere = np.flatnonzero(~np.isin(mjm.actuator_trntype, _JOINTS))
+    elsewhere = np.flatnonzero(~np.isin(mjm.actuator_trntype, _JOINTS)).tolist()
     driven = set().union(*(_driven(mjm, i) for i in elsewhere))
     for i in np.flatnonzero(mjm.jnt_actfrclimited).tolist():
         name = f"{element_name(mjm, 'joint', i)} has actuatorfrcrange"

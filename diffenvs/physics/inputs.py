@@ -124,7 +124,7 @@ def check_arrays(physics: "Physics", state: "State", inputs: Inputs) -> None:
         if array is None and name not in ("ctrl", *list(expected)[:4]):
             continue
         shape, dtype = (p.nworld, width), vectors.get(name, wp.float32)
-        if not isinstance(array, wp.array):
+        if array is None or not isinstance(array, wp.array):
             kind = type(array).__name__
             raise ValueError(f"Physics.step: {name} is a {kind}, not a wp.array")
         same = wp.types.types_equal(array.dtype, dtype)

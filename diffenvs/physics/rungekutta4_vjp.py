@@ -184,10 +184,11 @@ def rungekutta4_vjp(
     forward_vjp: Callable,
 ) -> None:
     """Cotangents of the state before a step; `forward_vjp` is that of `vjp`."""
-    d, rk = s.d, s.rungekutta4
+    d, rk, work = s.d, s.rungekutta4, ws.rungekutta4
+    assert rk is not None and work is not None
     joints = [m.opt.timestep, m.jnt_type, m.jnt_dofadr]
     per_joint, per_dof = (d.nworld, m.njnt), (d.nworld, m.nv)
-    stages, work = [s, *rk.stages], ws.rungekutta4
+    stages = [s, *rk.stages]
     adj.zero_state()
     work.adj_rate_mean.zero_()
     wp.launch(

@@ -431,6 +431,7 @@ _INTEGRATE = {
 def _rungekutta4(m: mjw.Model, flags: Flags, s: Substep, into: mjw.Data, solver) -> None:
     """`mujoco_warp.rungekutta4` with every stage on memory of its own; see `rungekutta4_vjp`."""
     d, rk = s.d, s.rungekutta4
+    assert rk is not None
     act_dot_mean = rk.act_dot_mean if m.na else None
     for array in (rk.rate_mean, rk.qacc_mean, rk.act_dot_mean):
         array.zero_()
