@@ -180,8 +180,10 @@ def contact_kernel(shapes: bool, manifolds: bool, surfacevel: bool) -> wp.Kernel
         manifolds: pairs of geoms that are clipped against each other.
         surfacevel: surfaces that move.
     """
+    # on CUDA the compiler inlines every function: with manifolds that takes it minutes
+    options = {"max_unroll": 1} if manifolds else {}
 
-    @wp.kernel(module="unique", enable_backward=False)
+    @wp.kernel(module="unique", enable_backward=False, module_options=options)
     def _contact_vjp(
         # Model:
         opt_timestep: wp.array[float],

@@ -262,53 +262,79 @@ def _solid_vjp(
     mesh: Mesh, geom1: Geom, geom2: Geom, c: Contact, alone: bool, disableflags: int
 ) -> ContactGeometry:
     """Cylinders, boxes and meshes; poses are given from the contact point."""
+    # one call of each of the two ways, at the end: every call is code that is compiled again
+    closest = c  # for the closest points
+    by_closest = bool(True)
+    by_face = bool(False)
+    ref = geom1
+    other = geom2
+    face = int(0)
+    other_face = int(-1)
+    ref_is_first = bool(True)
+    q = -c.n
+    q_of_other = bool(False)
+
     face2 = face_along(mesh, geom2, -c.n, wp.vec3(0.0), 0.0)
+    m2 = face_normal(mesh, geom2, face2)
     if geom1.type == _CAPSULE:
-        m = face_normal(mesh, geom2, face2)
-        steep = wp.abs(wp.dot(m, axis_of(geom1))) > _STEEP
-        if steep or wp.length(m + c.n) > 1.0e-3:
-            return shape_geometry_vjp(mesh, geom1, geom2, c)
-        out = ContactGeometry()
-        if alone:
-            # the only contact has the distance of the closest points
-            distance = c
-            distance.P = wp.vec3(0.0)
-            distance.N = wp.vec3(0.0)
-            out = shape_geometry_vjp(mesh, geom1, geom2, distance)
-            c.kappa = 0.0
-        clipped = _clipped_vjp(mesh, geom2, geom1, face2, -1, False, -m, False, alone, c)
+        steep = wp.abs(wp.dot(m2, axis_of(geom1))) > _STEEP
+        if not steep and wp.length(m2 + c.n) <= 1.0e-3:
+            by_face = True
+            by_closest = alone
+            if alone:
+                # the only contact has the distance of the closest points
+                closest.P = wp.vec3(0.0)
+                closest.N = wp.vec3(0.0)
+                c.kappa = 0.0
+    else:
+        face1 = face_along(mesh, geom1, c.n, wp.vec3(0.0), 0.0)
+        m1 = face_normal(mesh, geom1, face1)
+        off1 = wp.length(m1 - c.n)
+        off2 = wp.length(m2 + c.n)
+        tolerance = float(1.0e-4)
+        boxes = geom1.type == _BOX and geom2.type == _BOX
+        if not boxes or (disableflags & _NATIVECCD) == 0:
+            # the normal is the difference of two points at the distance `dist`
+            scale = wp.min(size_of(geom1), size_of(geom2))
+            tolerance = wp.min(2.0e-3 + 1.0e-6 * scale / wp.abs(c.dist), 0.04)
+            if geom1.type == _CYLINDER:
+                tolerance = wp.max(tolerance, 0.01)
+            # two faces: that of geom 2 is cut off at that of geom 1 and gives the normal
+            q_of_other = off2 < tolerance and wp.dot(m1, m2) < -_ALIGNED
+        elif off1 < tolerance and off2 < tolerance and wp.abs(off1 - off2) < 1.0e-6:
+            # boxes by the separating axis, a face of either at any angle to one of the other; if
+            # parallel: as soon as they tilt, the larger face is the reference
+            if area_of(mesh, geom2, face2) > area_of(mesh, geom1, face1):
+                off1 = float(wp.inf)
+        on_first = q_of_other or (off1 < tolerance and off1 <= off2)
+        by_face = on_first or off2 < tolerance
+        by_closest = not by_face
+        ref_is_first = on_first
+        if on_first:
+            face = face1
+            q = -m1
+        if q_of_other:
+            other_face = face2
+            q = m2
+    if by_face and (geom1.type == _CAPSULE or not ref_is_first):
+        ref = geom2
+        other = geom1
+        face = face2
+        ref_is_first = False
+        q = -m2
+
+    out = ContactGeometry()
+    if by_closest:
+        out = shape_geometry_vjp(mesh, geom1, geom2, closest)
+    if by_face:
+        clipped = _clipped_vjp(
+            mesh, ref, other, face, other_face, ref_is_first, q, q_of_other, alone, c
+        )
         out.force1 += clipped.force1
         out.torque1 += clipped.torque1
         out.force2 += clipped.force2
         out.torque2 += clipped.torque2
-        return out
-    face1 = face_along(mesh, geom1, c.n, wp.vec3(0.0), 0.0)
-    m1 = face_normal(mesh, geom1, face1)
-    m2 = face_normal(mesh, geom2, face2)
-    off1 = wp.length(m1 - c.n)
-    off2 = wp.length(m2 + c.n)
-    boxes = geom1.type == _BOX and geom2.type == _BOX
-    if not boxes or (disableflags & _NATIVECCD) == 0:
-        # the normal is the difference of two points at the distance `dist`
-        scale = wp.min(size_of(geom1), size_of(geom2))
-        tolerance = wp.min(2.0e-3 + 1.0e-6 * scale / wp.abs(c.dist), 0.04)
-        if geom1.type == _CYLINDER:
-            tolerance = wp.max(tolerance, 0.01)
-        if off2 < tolerance and wp.dot(m1, m2) < -_ALIGNED:
-            # two faces: that of geom 2 is cut off at that of geom 1 and gives the normal
-            return _clipped_vjp(mesh, geom1, geom2, face1, face2, True, m2, True, alone, c)
-    else:
-        # boxes by the separating axis: a face of either box at any angle to one of the other
-        tolerance = 1.0e-4
-        if off1 < tolerance and off2 < tolerance and wp.abs(off1 - off2) < 1.0e-6:
-            # parallel: as soon as they tilt, the larger face is the reference
-            if area_of(mesh, geom2, face2) > area_of(mesh, geom1, face1):
-                off1 = float(wp.inf)
-    if off1 < tolerance and off1 <= off2:
-        return _clipped_vjp(mesh, geom1, geom2, face1, -1, True, -m1, False, alone, c)
-    if off2 < tolerance:
-        return _clipped_vjp(mesh, geom2, geom1, face2, -1, False, -m2, False, alone, c)
-    return shape_geometry_vjp(mesh, geom1, geom2, c)
+    return out
 
 
 @wp.func
