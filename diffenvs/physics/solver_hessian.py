@@ -45,12 +45,14 @@ class Solver:
 
     Attributes:
         m: the model with `solver` in its options.
+        has_hessian: whether the solver makes one itself; CG does not.
         ctx: workspace of either solver and of the assembly of the Hessian.
     """
 
     def __init__(self, m: mjw.Model, d: mjw.Data, solver: mujoco.mjtSolver):
         self.m, self.ctx = m, private.create_solver_context(m, d)
-        if solver == mujoco.mjtSolver.mjSOL_CG:
+        self.has_hessian = solver != mujoco.mjtSolver.mjSOL_CG
+        if not self.has_hessian:
             self.m = dataclasses.replace(m, opt=dataclasses.replace(m.opt, solver=int(solver)))
             own = private.create_solver_context(self.m, d)
             arrays = {name: getattr(own, name) for name in _CG_ARRAYS}
@@ -129,7 +131,7 @@ def solve_and_retain(
     """Like `solve`, with h, hfactor and Jaref left in the given arrays."""
     ctx = dataclasses.replace(solver.ctx, h=solver_h, hfactor=solver_hfactor, Jaref=solver_Jaref)
     private.solve(solver.m, d, ctx)
-    if solver.m is not m:  # CG
+    if not solver.has_hessian:
         ctx.done.zero_()
         private.update_gradient(m, d, ctx)
         return

@@ -115,8 +115,11 @@ class Physics:
             self._solver = solver_hessian.Solver(self.m, self.d, mjm.opt.solver)
             self._flags = Flags.of(model, self.m.body_freeadr.size)
             ctx = self._solver.ctx
-            stock = self._solver.m is self.m  # else it is CG, and stock RK4 would take Newton
-            own_stages = not stock or _reads_body_velocity(self.m) or self._flags.curved
+            own_stages = (
+                not self._solver.has_hessian  # stock RK4 would take Newton in place of CG
+                or _reads_body_velocity(self.m)
+                or self._flags.curved
+            )
             if mjm.opt.integrator == _RK4 and own_stages:
                 ctrl = wp.zeros((nworld, self.nu), dtype=float)
                 inputs = Inputs(ctrl)
@@ -389,12 +392,12 @@ def _copy_state(target, source) -> None:
 def _forward(m: mjw.Model, flags: Flags, s: Substep, solver, retain: bool) -> None:
     """`mujoco_warp.forward` without sensors, energy and sleep; the Hessian is kept if `retain`."""
     d = s.d
-    if _reads_body_velocity(m):
+    if _reads_body_velocity(m) or flags.curved:
         mjw.kinematics(m, d)
+    if _reads_body_velocity(m):
         mjw.com_pos(m, d)
         mjw.com_vel(m, d)
     if flags.curved:
-        mjw.kinematics(m, d)
         mjw.collision(m, d)
         refine_contacts(m, d)
         opt = dataclasses.replace(m.opt, run_collision_detection=False)  # the contacts are there
