@@ -36,7 +36,13 @@ from .free_body import (
     inertia_block,
     solve6,
 )
-from .passive_vjp import damping_derivative, rotation_between
+from .passive_vjp import (
+    damping_curvature,
+    damping_derivative,
+    rotation_between,
+    spring_curvature,
+    spring_derivative,
+)
 from .record import Substep
 from .spatial import vec3_at, vec4_at, vec6, vec10
 from .workspace import Cotangent, Flags, Workspace
@@ -172,7 +178,7 @@ def _joint_metric_vjp(
             poly = dof_dampingpoly[worldid % dof_dampingpoly.shape[0], i]
             damping = dof_damping[worldid % dof_damping.shape[0], i]
             if damping_derivative(damping, poly, v) > 0.0:
-                dB = 2.0 * poly[0] * wp.sign(v) + 6.0 * poly[1] * v
+                dB = damping_curvature(poly, v)
                 change = mu_in[worldid, i] * qacc_in[worldid, i] + adj_qH_in[worldid, i]
                 adj_qvel_io[worldid, i] -= h * dB * change
 
@@ -183,13 +189,13 @@ def _joint_metric_vjp(
     ref = worldid % qpos_spring.shape[0]
     if ndof == 1:
         x = qpos_in[worldid, qadr] - qpos_spring[ref, qadr]
-        K = stiffness + x * (2.0 * poly[0] + 3.0 * poly[1] * x)
+        K = spring_derivative(stiffness, poly, x)
         if K > 0.0:
             mu = mu_in[worldid, adr]
             change = h * mu * (h * qacc_in[worldid, adr] + qvel_in[worldid, adr])
             change += h * h * adj_qH_in[worldid, adr]
             adj_qvel_io[worldid, adr] -= h * K * mu
-            adj_qpos_io[worldid, adr] -= (2.0 * poly[0] + 6.0 * poly[1] * x) * change
+            adj_qpos_io[worldid, adr] -= spring_curvature(poly, x) * change
         return
     for part in range(ndof // 3):
         x3 = vec3_at(qpos_in, worldid, qadr) - vec3_at(qpos_spring, ref, qadr)
@@ -197,14 +203,14 @@ def _joint_metric_vjp(
             turned = vec4_at(qpos_in, worldid, qadr)
             x3 = rotation_between(vec4_at(qpos_spring, ref, qadr), turned)
         r = wp.length(x3)
-        K = stiffness + r * (2.0 * poly[0] + 3.0 * poly[1] * r)
+        K = spring_derivative(stiffness, poly, r)
         if K > 0.0:
             mu3 = vec3_at(mu_in, worldid, adr)
             v3 = vec3_at(qvel_in, worldid, adr)
             a3 = vec3_at(qacc_in, worldid, adr)
             change = _change(mu3, a3, v3, vec3_at(adj_qH_in, worldid, adr), h)
             # a rotation about the axis of the rotation vector changes its length alone
-            dq = (2.0 * poly[0] + 6.0 * poly[1] * r) * change * wp.normalize(x3)
+            dq = spring_curvature(poly, r) * change * wp.normalize(x3)
             for k in range(3):
                 adj_qvel_io[worldid, adr + k] -= h * K * mu3[k]
                 adj_qpos_io[worldid, adr + k] -= dq[k]

@@ -20,6 +20,7 @@ import warp as wp
 from .fluid_vjp import inertia_axes, inertia_box, inertial, local_twist, viscous, world_wrench
 from .record import Substep
 from .spatial import force_cross, lin, vec10
+from .tree_vjp import last_dof
 from .workspace import Cotangent, Workspace
 
 wp.set_module_options({"enable_backward": False})
@@ -66,8 +67,7 @@ def _fluid_ratio_vjp(
     still = wp.spatial_vector(wp.vec3(0.0), wind)
     for bodyid in range(1, nbody):
         mass = body_mass[worldid % body_mass.shape[0], bodyid]
-        weldid = body_weldid[bodyid]
-        leaf = body_dofadr[weldid] + body_dofnum[weldid] - 1
+        leaf = last_dof(body_weldid, body_dofadr, body_dofnum, bodyid)
         if mass < _MINVAL or leaf < 0:
             continue
         cinert = cinert_in[worldid, bodyid]

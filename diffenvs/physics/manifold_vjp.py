@@ -47,7 +47,6 @@ _SPHERE = wp.constant(int(mujoco.mjtGeom.mjGEOM_SPHERE))
 _ELLIPSOID = wp.constant(int(mujoco.mjtGeom.mjGEOM_ELLIPSOID))
 _CYLINDER = wp.constant(int(mujoco.mjtGeom.mjGEOM_CYLINDER))
 _BOX = wp.constant(int(mujoco.mjtGeom.mjGEOM_BOX))
-_MESH = wp.constant(int(mujoco.mjtGeom.mjGEOM_MESH))
 _NATIVECCD = wp.constant(int(mujoco.mjtDisableBit.mjDSBL_NATIVECCD))
 _MULTICCD = wp.constant(int(mujoco.mjtDisableBit.mjDSBL_MULTICCD))
 # mujoco_warp clips two faces against each other whose normals are that close to opposite

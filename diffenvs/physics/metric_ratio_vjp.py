@@ -30,6 +30,7 @@ import warp as wp
 from .constraint_vjp import ball_limit_axis_vjp
 from .record import Substep
 from .spatial import ang, force_cross, inertia_mul, vec5, vec10, velocity_at, wrench
+from .tree_vjp import last_dof
 from .workspace import Cotangent, Flags, Workspace
 
 wp.set_module_options({"enable_backward": False})
@@ -295,11 +296,8 @@ def _contact_ratio_vjp(
         # dofs of the two chains, from the leaves up to where they meet
         x1 = wrench(p1, row0, wp.vec3(0.0))
         x2 = wrench(p2, row0, wp.vec3(0.0))
-        weld1 = body_weldid[body1]
-        weld2 = body_weldid[body2]
-        # a body that never moves (the world, a mocap body) has no dof, and address -1
-        leaf1 = wp.max(body_dofadr[weld1] + body_dofnum[weld1] - 1, -1)
-        leaf2 = wp.max(body_dofadr[weld2] + body_dofnum[weld2] - 1, -1)
+        leaf1 = last_dof(body_weldid, body_dofadr, body_dofnum, body1)
+        leaf2 = last_dof(body_weldid, body_dofadr, body_dofnum, body2)
         dof1 = leaf1
         dof2 = leaf2
         while dof1 != dof2:

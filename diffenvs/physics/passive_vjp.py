@@ -34,9 +34,27 @@ _BALL = wp.constant(int(mujoco.mjtJoint.mjJNT_BALL))
 
 
 @wp.func
+def spring_derivative(stiffness: float, poly: wp.vec2, x: float) -> float:
+    """`K`: derivative of the spring force `k(x) x` by `x`."""
+    return stiffness + x * (2.0 * poly[0] + 3.0 * poly[1] * x)
+
+
+@wp.func
+def spring_curvature(poly: wp.vec2, x: float) -> float:
+    """Derivative of `K` by `x`."""
+    return 2.0 * poly[0] + 6.0 * poly[1] * x
+
+
+@wp.func
 def damping_derivative(damping: float, poly: wp.vec2, qvel: float) -> float:
-    """`B`: derivative of the damping force `b(v) v` by `v`."""
-    return damping + 2.0 * poly[0] * wp.abs(qvel) + 3.0 * poly[1] * qvel * qvel
+    """`B`: derivative of the damping force `b(v) v` by `v`; `b` depends on `|v|`."""
+    return spring_derivative(damping, poly, wp.abs(qvel))
+
+
+@wp.func
+def damping_curvature(poly: wp.vec2, qvel: float) -> float:
+    """Derivative of `B` by `v`."""
+    return wp.sign(qvel) * spring_curvature(poly, wp.abs(qvel))
 
 
 @wp.func
@@ -107,7 +125,7 @@ def _passive_vjp(
             damping = dof_damping[worldid % dof_damping.shape[0], i]
             adj = damping_derivative(damping, poly, v) * mu_in[worldid, i]
             if implicit_damping:
-                dB = 2.0 * poly[0] * wp.sign(v) + 6.0 * poly[1] * v
+                dB = damping_curvature(poly, v)
                 if dB != 0.0:
                     qacc_eff = qacc_in[worldid, i] - z_in[worldid, i]
                     adj += h * w_in[worldid, i] * dB * qacc_eff
@@ -136,8 +154,8 @@ def _passive_vjp(
             adj_qpos_io[worldid, adr + k] -= dq[k]
     else:
         length = qpos_in[worldid, qadr] - qpos_spring[ref, qadr]
-        slope = stiffness + length * (2.0 * poly[0] + 3.0 * length * poly[1])
-        adj_qpos_io[worldid, adr] -= slope * mu_in[worldid, adr]
+        K = spring_derivative(stiffness, poly, length)
+        adj_qpos_io[worldid, adr] -= K * mu_in[worldid, adr]
 
 
 def passive_vjp(m: mjw.Model, flags: Flags, s: Substep, ws: Workspace, adj: Cotangent) -> None:

@@ -25,25 +25,12 @@ import warp as wp
 from .record import Substep
 from .spatial import ang, force_cross, inverse_right_jacobian, vec7, velocity_at, wrench
 from .transmission_vjp import phi_coefficients, rotation_vector
+from .tree_vjp import last_dof
 from .workspace import Cotangent, Flags, Workspace
 
 wp.set_module_options({"enable_backward": False})
 
 _SITE = wp.constant(int(mujoco.mjtTrn.mjTRN_SITE))
-
-
-@wp.func
-def _last_dof(
-    # Model:
-    body_weldid: wp.array[int],
-    body_dofadr: wp.array[int],
-    body_dofnum: wp.array[int],
-    # In:
-    bodyid: int,
-) -> int:
-    """The last dof that moves a body, -1 for one that never moves (the world, a mocap body)."""
-    weldid = body_weldid[bodyid]
-    return wp.max(body_dofadr[weldid] + body_dofnum[weldid] - 1, -1)
 
 
 @wp.func
@@ -156,8 +143,8 @@ def _site_actuator_vjp(
         v_c = wp.spatial_vector()
         if refid >= 0:
             r = site_bodyid[refid]
-            i = _last_dof(body_weldid, body_dofadr, body_dofnum, s)
-            j = _last_dof(body_weldid, body_dofadr, body_dofnum, r)
+            i = last_dof(body_weldid, body_dofadr, body_dofnum, s)
+            j = last_dof(body_weldid, body_dofadr, body_dofnum, r)
             while i != j:
                 if i > j:
                     i = dof_parentid[i]

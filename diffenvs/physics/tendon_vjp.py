@@ -33,6 +33,7 @@ import mujoco
 import mujoco_warp as mjw
 import warp as wp
 
+from .passive_vjp import damping_curvature, damping_derivative, spring_derivative
 from .record import Substep
 from .spatial_tendon_vjp import spatial_tendon_vjp
 from .workspace import TENDON_FIELDS, Cotangent, Flags, Workspace
@@ -139,15 +140,14 @@ def _tendon_passive_vjp(
         elif band[0] < band[1]:
             k = 0.0  # slack: the force does not change with length
         x_ten_mu_io[worldid, tenid] += x * (k + x * (poly[0] + x * poly[1]))
-        stiffness = k + x * (2.0 * poly[0] + x * 3.0 * poly[1])
-        x_ten_length_io[worldid, tenid] += stiffness * mu
+        x_ten_length_io[worldid, tenid] += spring_derivative(k, poly, x) * mu
     if with_damper:
         b = tendon_damping[worldid % tendon_damping.shape[0], tenid]
         poly = tendon_dampingpoly[worldid % tendon_dampingpoly.shape[0], tenid]
         v = ten_velocity_in[worldid, tenid]
         s = wp.abs(v)
         x_ten_mu_io[worldid, tenid] += v * (b + s * (poly[0] + s * poly[1]))
-        damping = b + s * (2.0 * poly[0] + s * 3.0 * poly[1])
+        damping = damping_derivative(b, poly, v)
         x_ten_v_io[worldid, tenid] += damping * mu
         if with_implicit:
             h = opt_timestep[worldid % opt_timestep.shape[0]]
@@ -156,8 +156,7 @@ def _tendon_passive_vjp(
             x_ten_w_io[worldid, tenid] += h * damping * e
             x_ten_a_io[worldid, tenid] += h * damping * w
             x_ten_z_io[worldid, tenid] -= h * damping * w
-            slope = wp.sign(v) * 2.0 * poly[0] + 6.0 * poly[1] * v
-            x_ten_v_io[worldid, tenid] += h * slope * w * e
+            x_ten_v_io[worldid, tenid] += h * damping_curvature(poly, v) * w * e
 
 
 @wp.kernel

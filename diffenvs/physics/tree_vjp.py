@@ -36,6 +36,20 @@ _FREE = wp.constant(int(mujoco.mjtJoint.mjJNT_FREE))
 _BALL = wp.constant(int(mujoco.mjtJoint.mjJNT_BALL))
 
 
+@wp.func
+def last_dof(
+    # Model:
+    body_weldid: wp.array[int],
+    body_dofadr: wp.array[int],
+    body_dofnum: wp.array[int],
+    # In:
+    bodyid: int,
+) -> int:
+    """The last dof that moves a body, -1 for one that never moves (the world, a mocap body)."""
+    weldid = body_weldid[bodyid]
+    return wp.max(body_dofadr[weldid] + body_dofnum[weldid] - 1, -1)
+
+
 @wp.kernel
 def _body_vjp(
     # Model:
@@ -82,10 +96,7 @@ def _body_vjp(
         g = opt_gravity[worldid % opt_gravity.shape[0]]
         b = wp.spatial_vector(wp.vec3(0.0), -g)
 
-    weldid = body_weldid[bodyid]
-    dofid = int(-1)
-    if weldid > 0:
-        dofid = body_dofadr[weldid] + body_dofnum[weldid] - 1
+    dofid = last_dof(body_weldid, body_dofadr, body_dofnum, bodyid)
     while dofid >= 0:
         s = cdof_in[worldid, dofid]
         mu += s * mu_in[worldid, dofid]
