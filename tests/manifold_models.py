@@ -35,15 +35,17 @@ _HEAD = """
           conaffinity="1"/>
   </default>"""
 
+_DESK = """<body name="desk">
+      <joint name="slide" type="slide" axis="1 0.2 0" damping="1"/>
+      <joint name="tilt" axis="0.3 1 0.1" damping="0.5" stiffness="20" armature="0.1"/>
+      <geom name="left" type="box" pos="-0.8 0 0" size="0.24 0.22 0.05" mass="1" contype="1"
+            conaffinity="2"/>"""
+
 PILE = f"""
 <mujoco model="pile">{_HEAD}
   <asset><mesh name="prism" vertex="{_PRISM}"/></asset>
   <worldbody>
-    <body name="desk">
-      <joint name="slide" type="slide" axis="1 0.2 0" damping="1"/>
-      <joint name="tilt" axis="0.3 1 0.1" damping="0.5" stiffness="20" armature="0.1"/>
-      <geom name="left" type="box" pos="-0.8 0 0" size="0.24 0.22 0.05" mass="1" contype="1"
-            conaffinity="2"/>
+    {_DESK}
       <geom name="middle" type="box" size="0.22 0.2 0.06" mass="1" contype="1" conaffinity="2"/>
       <geom name="right" type="box" pos="0.8 0 0" size="0.14 0.2 0.05" mass="1" contype="1"
             conaffinity="2"/>
@@ -69,11 +71,7 @@ RACK = f"""
 <mujoco model="rack">{_HEAD}
   <asset><mesh name="slab" vertex="{_SLAB}"/></asset>
   <worldbody>
-    <body name="desk">
-      <joint name="slide" type="slide" axis="1 0.2 0" damping="1"/>
-      <joint name="tilt" axis="0.3 1 0.1" damping="0.5" stiffness="20" armature="0.1"/>
-      <geom name="left" type="box" pos="-0.8 0 0" size="0.24 0.22 0.05" mass="1" contype="1"
-            conaffinity="2"/>
+    {_DESK}
       <geom name="middle" type="mesh" mesh="slab" mass="1" contype="1" conaffinity="2"/>
       <geom name="right" type="cylinder" pos="0.8 0 0" size="0.2 0.05" mass="1" contype="1"
             conaffinity="2"/>
