@@ -2,37 +2,33 @@
 
     python -m diffenvs.evaluate --env DiffAnt-v0 --policy policy.pt2
 
-plays whole episodes on both and prints returns and lengths with their standard errors. A policy
-that has learned something of our simulation alone would show here.
+plays whole episodes on both and prints returns and lengths with their standard errors. What a
+policy has learned of our simulation alone shows in the difference.
 
 Both sides are played by the same code. Gymnasium's environment gets those of the task's parameters
-that it knows by name, so that the observations have the same layout, and pays its own reward: its
-weights are its own unless they were given. Ours pays that reward too, where the task has a choice.
-Episode i starts from seed + i on either side; the two draw different starts from it.
+that it knows by name, so that the observations have the same layout, and pays its own reward, by
+its own weights unless one was given. Ours pays that reward too. It keeps its own integrator
+(`--kwarg integrator=rk4` for that of most v5 tasks). Episode i starts from seed + i on either side;
+the two make different starts of it.
 """
 
 from __future__ import annotations
 
-import argparse
-import ast
 import inspect
 import json
 from dataclasses import dataclass
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import gymnasium as gym
 import numpy as np
-from gymnasium.envs.registration import load_env_creator
-from gymnasium.vector import AutoresetMode
+from gymnasium.envs.registration import EnvSpec, load_env_creator
+from gymnasium.vector import AutoresetMode, VectorEnv
 
-import diffenvs  # noqa: F401  (registers the environments)
-from diffenvs.env import load_task
+from diffenvs import command_line
 from diffenvs.policy import Policy, load_policy
-from diffenvs.task import Task
 
-SIDES = ("gymnasium", "diffenvs")
+SIDES = {"gymnasium": "Gymnasium, C MuJoCo", "diffenvs": "ours"}
 
 
 @dataclass
@@ -48,32 +44,25 @@ class Episodes:
     lengths: np.ndarray
 
 
-def mean_and_error(values: np.ndarray) -> tuple[float, float]:
-    """Mean and its standard error, which is nan for a single value."""
-    error = values.std(ddof=1) / np.sqrt(len(values)) if len(values) > 1 else np.nan
-    return float(values.mean()), float(error)
-
-
-def run_episodes(
-    envs: gym.vector.VectorEnv, policy: Policy, episodes: int, seed: int = 0
-) -> Episodes:
+def run_episodes(envs: VectorEnv, policy: Policy, episodes: int, seed: int = 0) -> Episodes:
     """Play whole episodes: of every world the first one after a reset, until all have ended.
 
     So a short episode counts as much as a long one. Worlds that are through go on in episodes of
     which nothing is counted.
 
     Args:
-        envs: Vector environment that resets by itself in the same step, with a time limit.
-        policy: Maps observations to actions, NumPy (num_envs, ...).
-        episodes: Number of episodes; not more than num_envs run at a time.
+        envs: Vector environment with a time limit, in the autoreset mode SAME_STEP.
+        policy: Maps observations to actions, NumPy arrays (num_envs, ...).
+        episodes: Number of episodes; not more than num_envs of them run at a time.
         seed: Episode i starts from `seed + i`.
     """
-    if envs.metadata.get("autoreset_mode") is not AutoresetMode.SAME_STEP:
-        raise ValueError(f"run_episodes needs autoreset_mode SAME_STEP of {envs}")
+    mode = envs.metadata.get("autoreset_mode")
+    if mode is not AutoresetMode.SAME_STEP:
+        raise ValueError(f"run_episodes needs an environment in SAME_STEP, not in {mode}")
     found = Episodes(np.zeros(episodes), np.zeros(episodes, dtype=int))
     for first in range(0, episodes, envs.num_envs):
-        part = slice(first, min(first + envs.num_envs, episodes))
-        count = part.stop - part.start
+        count = min(envs.num_envs, episodes - first)
+        part = slice(first, first + count)
         obs, _ = envs.reset(seed=seed + first)
         running = np.ones(count, dtype=bool)
         while running.any():
@@ -84,27 +73,30 @@ def run_episodes(
     return found
 
 
-def keywords(task_class: type[Task], given: dict[str, Any]) -> tuple[dict, dict]:
-    """Keywords with which both environments show the same observation and pay the same reward.
+def both_keywords(spec: EnvSpec, given: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """Keywords with which both sides show the same observation and pay the same reward.
 
     Args:
-        task_class: Task that has a counterpart in Gymnasium.
+        spec: Specification of our environment.
         given: Keywords that the user asked for.
 
     Returns:
-        Those of Gymnasium's environment, and those of ours.
+        The keywords by side; without "gymnasium" where Gymnasium has no such task.
     """
+    task_class = command_line.find_task(spec)
+    if task_class.gymnasium is None:
+        return {"diffenvs": given}
     ours = {name: value for name, value in task_class.v5.items() if _pays(name)} | given
     creator = load_env_creator(gym.spec(task_class.gymnasium).entry_point)
     known = inspect.signature(creator).parameters
-    task = _make_task(task_class, ours)
     fixed = {name: value for name, (value, _) in task_class.refused.items()}
+    task = command_line.make_task(spec, ours)
     theirs = {
         name: value
         for name, value in (fixed | task.parameters | given).items()
         if name in known and (name in given or not _pays(name))
     }
-    return theirs, ours
+    return {"gymnasium": theirs, "diffenvs": ours}
 
 
 def _pays(name: str) -> bool:
@@ -112,23 +104,13 @@ def _pays(name: str) -> bool:
     return name in ("reward", "healthy_reward") or name.endswith("_weight")
 
 
-def _make_task(task_class: type[Task], given: dict[str, Any]) -> Task:
-    """Make a task from the keywords of an environment."""
-    of_env = inspect.signature(diffenvs.DiffVectorEnv).parameters
-    of_task = inspect.signature(Task).parameters
-    return task_class(
-        **{name: value for name, value in given.items() if name in of_task or name not in of_env}
-    )
-
-
 def evaluate(
     env: str,
     policy: str | Path,
-    on: str | None = None,
+    on: str = "both",
     episodes: int = 100,
     seed: int = 0,
     num_envs: int = 100,
-    device: str | None = None,
     given: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Score a policy file.
@@ -136,59 +118,57 @@ def evaluate(
     Args:
         env: Id of one of our environments; "module:Id-v0" imports the module that registers it.
         policy: File, see `diffenvs.policy`.
-        on: "gymnasium", "diffenvs", or None for both, as far as Gymnasium has the task.
+        on: "gymnasium", "diffenvs", or "both", as far as Gymnasium has the task.
         episodes: Number of episodes on either side.
         seed: Episode i starts from `seed + i`.
         num_envs: Episodes that run side by side.
-        device: Of ours: "cpu", "cuda:0", ...; None is Warp's default.
         given: Keywords of the environments.
 
     Returns:
-        What was played and, under "results", for each side the environment's id and keywords, mean,
-        standard error, minimum and maximum of the return, mean and standard error of the length,
-        and the list of both.
+        What was played and, under "results", for each side the environment's id and keywords; mean,
+        standard error, lowest and highest of the returns; mean and standard error of the lengths;
+        and both lists.
+
+    Raises:
+        ValueError: An argument is not accepted, the policy does not fit, or Gymnasium was asked
+            for and has no such task.
     """
     given = dict(given or {})
     for name, value in (("episodes", episodes), ("num_envs", num_envs)):
         if value < 1:
             raise ValueError(f"evaluate: {name} must be an integer >= 1, not {value!r}")
-    if on not in (None, *SIDES):
-        raise ValueError(f"evaluate: on={on!r} is not one of {list(SIDES)}")
-    spec = find_spec(env)
-    task_class = load_task(spec.kwargs["task"])
-    twin = task_class.gymnasium
-    if on == "gymnasium" and twin is None:
-        raise ValueError(
-            f"{spec.id} is a task of ours, Gymnasium has no environment to score it on; "
-            "--on diffenvs scores it here"
-        )
+    spec = command_line.find_spec(env)
     limit = given.pop("max_episode_steps", spec.max_episode_steps)
     if limit in (None, -1):
-        raise ValueError(f"{spec.id} has no time limit; give one: --kwarg max_episode_steps=1000")
-    theirs, ours = keywords(task_class, given) if twin else ({}, given)
-    act = load_policy(policy, _make_task(task_class, ours))
-    shared = {"num_envs": min(num_envs, episodes), "max_episode_steps": limit}
+        raise ValueError(f"{spec.id} has no time limit; give max_episode_steps")
+    keywords = both_keywords(spec, given)
+    if on == "gymnasium" and "gymnasium" not in keywords:
+        raise ValueError(
+            f"{spec.id} is a task of its own: Gymnasium has no environment to score it on, only "
+            "--on diffenvs has"
+        )
+    sides = [side for side in keywords if on in (side, "both")]
+    if not sides:
+        raise ValueError(f"evaluate: on={on!r} is not one of {[*SIDES, 'both']}")
+    task = command_line.make_task(spec, keywords["diffenvs"])
+    act = load_policy(policy, task)
     results = {}
-    for side in SIDES if on is None else (on,):
-        if side == "diffenvs":
-            name, options = spec.id, ours
-            envs = gym.make_vec(spec, **shared, device=device, **ours)
-        elif twin is not None:
-            name, options = twin, theirs
-            envs = gym.make_vec(
-                twin,
-                vectorization_mode="sync",
-                vector_kwargs={"autoreset_mode": AutoresetMode.SAME_STEP},
-                **shared,
-                **theirs,
-            )
-        else:
-            continue
+    for side in sides:
+        id = task.gymnasium if side == "gymnasium" else spec.id
+        assert id is not None
+        sizes = {"num_envs": min(num_envs, episodes), "max_episode_steps": limit}
+        envs = _make(side, id, sizes | keywords[side])
         try:
+            width = envs.single_observation_space.shape
+            if width != (task.obs_size,):
+                raise ValueError(
+                    f"{id} with {keywords[side]} has observations of the shape {width}, "
+                    f"{task.name} of ({task.obs_size},)"
+                )
             found = run_episodes(envs, act, episodes, seed)
         finally:
             envs.close()
-        results[side] = {"env": name, "keywords": options} | _summary(found)
+        results[side] = {"env": id, "keywords": keywords[side]} | _summary(found)
     return {
         "env": spec.id,
         "policy": str(policy),
@@ -199,27 +179,34 @@ def evaluate(
     }
 
 
-def find_spec(env: str) -> Any:
-    """Return the specification of one of our environments by its id."""
-    module, _, name = env.rpartition(":")
-    if module:
-        import_module(module)
-    spec = gym.spec(name)
-    if "task" not in spec.kwargs:
-        ours = [known for known, other in gym.registry.items() if "task" in other.kwargs]
-        raise ValueError(f"{env} is not an environment of diffenvs; those are {sorted(ours)}")
-    return spec
+def _make(side: str, id: str, options: dict[str, Any]) -> VectorEnv:
+    """Make the vector environment of a side, in the mode SAME_STEP."""
+    if side == "diffenvs":
+        return gym.make_vec(id, autoreset_mode=AutoresetMode.SAME_STEP, **options)
+    return gym.make_vec(
+        id,
+        vectorization_mode="sync",
+        vector_kwargs={"autoreset_mode": AutoresetMode.SAME_STEP},
+        **options,
+    )
+
+
+def _mean_and_error(values: np.ndarray) -> tuple[float, float | None]:
+    """Mean and its standard error; a single value has none."""
+    if len(values) == 1:
+        return float(values[0]), None
+    return float(values.mean()), float(values.std(ddof=1) / np.sqrt(len(values)))
 
 
 def _summary(found: Episodes) -> dict[str, Any]:
     """What is kept of one side."""
-    mean, error = mean_and_error(found.returns)
-    length, length_error = mean_and_error(found.lengths)
+    mean, error = _mean_and_error(found.returns)
+    length, length_error = _mean_and_error(found.lengths)
     return {
         "return": mean,
         "return_error": error,
-        "return_min": float(found.returns.min()),
-        "return_max": float(found.returns.max()),
+        "return_lowest": float(found.returns.min()),
+        "return_highest": float(found.returns.max()),
         "length": length,
         "length_error": length_error,
         "returns": found.returns.tolist(),
@@ -228,27 +215,66 @@ def _summary(found: Episodes) -> dict[str, Any]:
 
 
 def report(scores: dict[str, Any]) -> str:
-    """What `evaluate` returned, as a table for the terminal."""
-    count, seed = scores["episodes"], scores["seed"]
-    lines = [
-        f"{scores['policy']} on {scores['env']}: {count} episodes, seeds {seed} to "
-        f"{seed + count - 1}; mean and its standard error",
-        "",
-        f"{'':30}{'return':>20}{'lowest':>10}{'highest':>10}{'steps':>18}",
-    ]
-    where = {"gymnasium": "Gymnasium, C MuJoCo", "diffenvs": "ours"}
-    for side, found in scores["results"].items():
-        lines.append(
-            f"{found['env'] + ' (' + where[side] + ')':30}"
-            f"{found['return']:>11.1f} ± {found['return_error']:<6.1f}"
-            f"{found['return_min']:>10.1f}{found['return_max']:>10.1f}"
-            f"{found['length']:>10.1f} ± {found['length_error']:<5.1f}"
+    """Write what `evaluate` returned for a reader."""
+    count, seed, results = scores["episodes"], scores["seed"], scores["results"]
+    rows = [("", "return of an episode", "lowest", "highest", "steps of an episode")]
+    rows += [
+        (
+            f"{found['env']} ({SIDES[side]})",
+            _with_error(found["return"], found["return_error"]),
+            f"{found['return_lowest']:.1f}",
+            f"{found['return_highest']:.1f}",
+            _with_error(found["length"], found["length_error"]),
         )
-    if len(scores["results"]) == 2:
-        theirs, ours = (scores["results"][side] for side in SIDES)
-        difference = ours["return"] - theirs["return"]
-        error = float(np.hypot(ours["return_error"], theirs["return_error"]))
-        lines += ["", f"The returns differ by {difference:.1f} ± {error:.1f} (ours - Gymnasium's)."]
-    elif "gymnasium" not in scores["results"] and scores["twin"] is None:
-        lines += ["", "The task is ours: Gymnasium has no environment to score it on."]
+        for side, found in results.items()
+    ]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = [f"{count} episodes, seeds {seed} to {seed + count - 1}; mean ± standard error", ""]
+    for label, *cells in rows:
+        right = [cell.rjust(width) for cell, width in zip(cells, widths[1:], strict=True)]
+        lines.append("   ".join([label.ljust(widths[0]), *right]))
+    if len(results) == 2 and count > 1:
+        theirs, ours = results["gymnasium"], results["diffenvs"]
+        difference = theirs["return"] - ours["return"]
+        error = float(np.hypot(theirs["return_error"], ours["return_error"]))
+        lines += ["", f"Gymnasium's return less ours: {_with_error(difference, error)}"]
     return "\n".join(lines)
+
+
+def _with_error(value: float, error: float | None) -> str:
+    return f"{value:.1f}" if error is None else f"{value:.1f} ± {error:.1f}"
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Score a policy from the command line."""
+    parser = command_line.make_parser(
+        "diffenvs.evaluate",
+        "Score a saved policy on Gymnasium's own environment, in C MuJoCo, and on ours.",
+    )
+    parser.add_argument("--policy", required=True, type=Path, help=".pt2 or .py file")
+    parser.add_argument("--on", choices=[*SIDES, "both"], default="both", help="where to score it")
+    parser.add_argument("--episodes", type=int, default=100, help="whole episodes on either side")
+    parser.add_argument("--num-envs", type=int, default=100, help="episodes side by side")
+    parser.add_argument("--json", type=Path, help="file to write everything to")
+    options = parser.parse_args(arguments)
+    try:
+        scores = evaluate(
+            options.env,
+            options.policy,
+            options.on,
+            options.episodes,
+            options.seed,
+            options.num_envs,
+            command_line.keywords(options),
+        )
+    except (ValueError, TypeError, OSError, ImportError, gym.error.Error) as error:
+        raise SystemExit(f"diffenvs.evaluate: {error}") from error
+    print(report(scores))
+    if options.on == "both" and "gymnasium" not in scores["results"]:
+        print(f"\nGymnasium has no environment for {scores['env']}: scored on ours alone.")
+    if options.json is not None:
+        options.json.write_text(json.dumps(scores, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()
