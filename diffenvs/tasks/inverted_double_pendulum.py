@@ -20,11 +20,11 @@ Terminates when z is not above 1. Start: upright, plus U(-1, 1) on qpos and N(0,
 reset_noise_scale. An episode is truncated after 1000 steps of 0.05 s.
 
 Differences from InvertedDoublePendulum-v5. The tip is where the state after the step puts it; in
-v5 it is where it was one evaluation of the forces before. The integrator is implicitfast (one
-force evaluation per 0.01 s instead of the four of RK4; integrator="rk4" is that of v5). No
-gradient: the survive reward and termination are steps; clipped velocities, and the clipped force,
-which is 0 where the cart does not touch an end of the rail (+-1 m) and nearly always clipped where
-it does; actions beyond [-1, 1]. The step is smooth except at these ends.
+v5 it is where the last evaluation of the forces had it. The integrator is implicitfast (one force
+evaluation per 0.01 s instead of the four of RK4; integrator="rk4" is that of v5). No gradient: the
+survive reward and termination are steps; clipped velocities, and the clipped force, which is 0
+where the cart does not touch an end of the rail (+-1 m) and nearly always clipped where it does;
+actions beyond [-1, 1]. The step is smooth except at these ends.
 """
 
 import warp as wp
