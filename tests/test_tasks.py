@@ -45,7 +45,7 @@ class Launched:
                 continue
             dtype, size = (KINEMATICS | FORCES)[field.removesuffix(PREV)]
             columns = getattr(mjm, size) if field in active else 0
-            width = 1 if dtype is float else wp.types.type_length(dtype)
+            width = wp.types.type_size(dtype)
             values[field] = rng.normal(size=(NWORLD, columns * width))
             self.dtypes[field] = dtype
         self.values = {field: values[field] for field in task.reads}
@@ -64,7 +64,7 @@ class Launched:
             dtype = self.dtypes.get(field, float)
             numbers = np.ascontiguousarray(value, dtype=np.float32)
             if dtype is not float:
-                width = wp.types.type_length(dtype)
+                width = wp.types.type_size(dtype)
                 numbers = numbers.reshape(NWORLD, numbers.shape[1] // width, width)
             arrays[field] = wp.array(numbers, dtype=dtype, ndim=2)
         return arrays
@@ -153,7 +153,7 @@ def test_outputs_vjp_vs_finite_differences(launched, rng):
                 err_msg=f"{name}[{column}]",
             )
     for name in launched.task.reads:
-        assert np.abs(exact[name]).max() > 2e-3
+        assert np.abs(exact[name]).max() > 4e-4  # beyond the tolerance above
 
 
 def test_hopper_clip_has_no_gradient(rng):
