@@ -89,8 +89,10 @@ class Launched:
 
 @pytest.fixture(params=list(TASKS))
 def launched(request, rng):
-    """The outputs kernel of each task of the registry."""
-    return Launched(TASKS[request.param](), rng)
+    """The outputs kernel of each task of the registry, with a cost of actions that can be seen."""
+    task = TASKS[request.param]
+    cost = {"ctrl_cost_weight": 0.1} if "ctrl_cost_weight" in task.defaults else {}
+    return Launched(task(**cost), rng)
 
 
 def _reference(id, **kwargs):
@@ -153,7 +155,7 @@ def test_outputs_vjp_vs_finite_differences(launched, rng):
                 err_msg=f"{name}[{column}]",
             )
     for name in launched.task.reads:
-        assert np.abs(exact[name]).max() > 4e-4  # beyond the tolerance above
+        assert np.abs(exact[name]).max() > 2e-3
 
 
 def test_hopper_clip_has_no_gradient(rng):
