@@ -6,8 +6,17 @@ The mathematics is in `DERIVATION.md`.
 """
 
 from .check import UnsupportedFeature, check_model
+from .forces import Forces
 from .inputs import Inputs
 from .linearize import linearize
 from .step import Physics, State
 
-__all__ = ["Inputs", "Physics", "State", "UnsupportedFeature", "check_model", "linearize"]
+__all__ = [
+    "Forces",
+    "Inputs",
+    "Physics",
+    "State",
+    "UnsupportedFeature",
+    "check_model",
+    "linearize",
+]
