@@ -20,8 +20,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-
-
 import mujoco
 import mujoco_warp as mjw
 import numpy as np
@@ -359,9 +357,7 @@ class Kinematics:
 
     def _tree(self, m: mjw.Model) -> None:
         """Lay out the nodes, see the module docstring."""
-        parentid, rootid = (
-            x.numpy() for x in (m.body_parentid, m.body_rootid)
-        )
+        parentid, rootid = (x.numpy() for x in (m.body_parentid, m.body_rootid))
         jntnum, jntadr, jnt_type = (x.numpy() for x in (m.body_jntnum, m.body_jntadr, m.jnt_type))
         kinds, ids, parents, roots, last = [int(_FRAME)], [0], [0], [0], [0]
         for body in range(1, m.nbody):

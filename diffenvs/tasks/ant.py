@@ -100,6 +100,8 @@ def ant_outputs(
 class Ant(Task):
     """See the module docstring."""
 
+    gymnasium = "Ant-v5"
+    v5 = {"integrator": "rk4"}
     xml = "ant.xml"
     frame_skip = 5
     kernel = ant_outputs
