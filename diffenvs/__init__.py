@@ -27,6 +27,8 @@ TASKS = {
     "DiffHopper-v0": ("diffenvs.tasks.hopper:Hopper", 1000),
     "DiffHalfCheetah-v0": ("diffenvs.tasks.half_cheetah:HalfCheetah", 1000),
     "DiffAnt-v0": ("diffenvs.tasks.ant:Ant", 1000),
+    "DiffReacher-v0": ("diffenvs.tasks.reacher:Reacher", 50),
+    "DiffPusher-v0": ("diffenvs.tasks.pusher:Pusher", 100),
 }
 
 _PUBLIC = {

@@ -17,13 +17,16 @@ SHARED = {
     "ant.xml": ("ant.xml", ["opt.integrator"]),
     "half_cheetah.xml": ("half_cheetah.xml", ["opt.integrator"]),
     "hopper.xml": ("hopper.xml", ["opt.integrator"]),
+    "pusher.xml": ("pusher_v5.xml", ["opt.integrator"]),
+    "reacher.xml": ("reacher.xml", ["opt.integrator"]),
 }
 
 # What two models of the same physics may differ in: looks, names (compared by themselves), data
 # that only a reader of the file sees, and the amount of memory. Everything else is compared.
 NOT_PHYSICS = re.compile(
-    r"(cam|light|mat|tex|name|names|numeric)_\w+|(nn|n)umeric(data)?|n(mat|tex|texdata|names|buffer)"
-    r"|nnames_map|narena|nuser_geom|geom_(matid|rgba|group|user|castshadow)|signature"
+    r"(cam|light|mat|tex|name|names|numeric)_\w+|(nn|n)umeric(data)?"
+    r"|n(cam|light|mat|tex|texdata|names|buffer)|nnames_map|narena|nuser_geom"
+    r"|geom_(matid|rgba|group|user|castshadow)|signature"
 )
 NAMED = {"body": "nbody", "joint": "njnt", "geom": "ngeom", "actuator": "nu"}
 
