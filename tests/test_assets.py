@@ -17,6 +17,12 @@ SHARED = {
     "ant.xml": ("ant.xml", ["opt.integrator"]),
     "half_cheetah.xml": ("half_cheetah.xml", ["opt.integrator"]),
     "hopper.xml": ("hopper.xml", ["opt.integrator"]),
+    # PGS there, which mujoco_warp does not have.
+    "humanoid.xml": ("humanoid.xml", ["opt.integrator", "opt.iterations", "opt.solver"]),
+    "humanoid_standup.xml": (
+        "humanoidstandup.xml",
+        ["opt.integrator", "opt.iterations", "opt.solver"],
+    ),
 }
 
 # What two models of the same physics may differ in: looks, names (compared by themselves), data
