@@ -27,6 +27,8 @@ TASKS = {
     "DiffHopper-v0": ("diffenvs.tasks.hopper:Hopper", 1000),
     "DiffHalfCheetah-v0": ("diffenvs.tasks.half_cheetah:HalfCheetah", 1000),
     "DiffAnt-v0": ("diffenvs.tasks.ant:Ant", 1000),
+    "DiffHumanoid-v0": ("diffenvs.tasks.humanoid:Humanoid", 1000),
+    "DiffHumanoidStandup-v0": ("diffenvs.tasks.humanoid_standup:HumanoidStandup", 1000),
 }
 
 _PUBLIC = {
