@@ -27,11 +27,11 @@ times reset_noise_scale. An episode is truncated after 1000 steps of 0.05 s.
 Differences from Ant-v5. The integrator is implicitfast (one force evaluation per 0.01 s instead of
 the four of RK4). Contact forces are neither in the observation nor in the reward: in random play
 96 % of them are zero, and 72 % of the others beyond the range to which v5 clips them, where they
-have no gradient. include_cfrc_ext_in_observation=True, contact_cost_weight=5e-4 and integrator="rk4" make it Ant-v5,
-with its 105 entries. Velocity and health are those of the state after the step, where Ant-v5 takes
-the velocity from kinematics that are one stage old. No gradient: the survive reward and termination
-are steps; contact forces beyond their range are constant, and jump where a contact begins; beyond
-[-1, 1] an action reaches the reward through its cost only.
+have no gradient; include_cfrc_ext_in_observation=True, contact_cost_weight=5e-4 and
+integrator="rk4" make it Ant-v5, with its 105 entries. Velocity and health are those of the state
+after the step, where Ant-v5 takes the velocity from kinematics that are one stage old. No gradient:
+the survive reward and termination are steps; contact forces beyond their range are constant, and
+jump where a contact begins; beyond [-1, 1] an action reaches the reward through its cost only.
 """
 
 import warp as wp
@@ -122,6 +122,11 @@ class Ant(Task):
     """See the module docstring."""
 
     gymnasium = "Ant-v5"
+    v5 = {
+        "integrator": "rk4",
+        "include_cfrc_ext_in_observation": True,
+        "contact_cost_weight": 5e-4,
+    }
     xml = "ant.xml"
     frame_skip = 5
     kernel = ant_outputs
@@ -153,11 +158,6 @@ class Ant(Task):
         "reset_noise_scale": 0.1,
     }
     refused = {"main_body": (1, "the velocity is that of the torso")}
-    v5 = {
-        "integrator": "rk4",
-        "include_cfrc_ext_in_observation": True,
-        "contact_cost_weight": 5e-4,
-    }
 
     def observation_size(self) -> int:
         """Length of the observation: that of the state, and of the contact forces if included."""

@@ -181,6 +181,14 @@ class Humanoid(Task):
     """See the module docstring."""
 
     gymnasium = "Humanoid-v5"
+    v5 = {
+        "integrator": "rk4",
+        "contact_cost_weight": 5e-7,
+        "include_cinert_in_observation": True,
+        "include_cvel_in_observation": True,
+        "include_qfrc_actuator_in_observation": True,
+        "include_cfrc_ext_in_observation": True,
+    }
     xml = "humanoid.xml"
     frame_skip = 5
     kernel = humanoid_outputs
@@ -227,14 +235,6 @@ class Humanoid(Task):
         "include_cvel_in_observation": False,
         "include_qfrc_actuator_in_observation": False,
         "include_cfrc_ext_in_observation": False,
-    }
-    v5 = {
-        "integrator": "rk4",
-        "contact_cost_weight": 5e-7,
-        "include_cinert_in_observation": True,
-        "include_cvel_in_observation": True,
-        "include_qfrc_actuator_in_observation": True,
-        "include_cfrc_ext_in_observation": True,
     }
 
     def observation_size(self) -> int:

@@ -94,6 +94,14 @@ class HumanoidStandup(Humanoid):
     """See the module docstring."""
 
     gymnasium = "HumanoidStandup-v5"
+    v5 = {
+        "integrator": "rk4",
+        "impact_cost_weight": 5e-7,
+        "include_cinert_in_observation": True,
+        "include_cvel_in_observation": True,
+        "include_qfrc_actuator_in_observation": True,
+        "include_cfrc_ext_in_observation": True,
+    }
     xml = "humanoid_standup.xml"
     kernel = humanoid_standup_outputs
     reads = ("qpos", "qvel", "action", "cinert", "cvel", "qfrc_actuator", "cfrc_ext")
@@ -115,14 +123,6 @@ class HumanoidStandup(Humanoid):
         "include_cvel_in_observation": False,
         "include_qfrc_actuator_in_observation": False,
         "include_cfrc_ext_in_observation": False,
-    }
-    v5 = {
-        "integrator": "rk4",
-        "impact_cost_weight": 5e-7,
-        "include_cinert_in_observation": True,
-        "include_cvel_in_observation": True,
-        "include_qfrc_actuator_in_observation": True,
-        "include_cfrc_ext_in_observation": True,
     }
 
     def derived(self) -> dict[str, float]:
