@@ -29,6 +29,8 @@ TASKS = {
     "DiffAnt-v0": ("diffenvs.tasks.ant:Ant", 1000),
     "DiffReacher-v0": ("diffenvs.tasks.reacher:Reacher", 50),
     "DiffPusher-v0": ("diffenvs.tasks.pusher:Pusher", 100),
+    "DiffHumanoid-v0": ("diffenvs.tasks.humanoid:Humanoid", 1000),
+    "DiffHumanoidStandup-v0": ("diffenvs.tasks.humanoid_standup:HumanoidStandup", 1000),
 }
 
 _PUBLIC = {

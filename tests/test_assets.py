@@ -19,6 +19,12 @@ SHARED = {
     "hopper.xml": ("hopper.xml", ["opt.integrator"]),
     "pusher.xml": ("pusher_v5.xml", ["opt.integrator"]),
     "reacher.xml": ("reacher.xml", ["opt.integrator"]),
+    # PGS there, which mujoco_warp does not have.
+    "humanoid.xml": ("humanoid.xml", ["opt.integrator", "opt.iterations", "opt.solver"]),
+    "humanoid_standup.xml": (
+        "humanoidstandup.xml",
+        ["opt.integrator", "opt.iterations", "opt.solver"],
+    ),
 }
 
 # What two models of the same physics may differ in: looks, names (compared by themselves), data
