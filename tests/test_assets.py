@@ -17,6 +17,14 @@ SHARED = {
     "ant.xml": ("ant.xml", ["opt.integrator"]),
     "half_cheetah.xml": ("half_cheetah.xml", ["opt.integrator"]),
     "hopper.xml": ("hopper.xml", ["opt.integrator"]),
+    "pusher.xml": ("pusher_v5.xml", ["opt.integrator"]),
+    "reacher.xml": ("reacher.xml", ["opt.integrator"]),
+    # PGS there, which mujoco_warp does not have.
+    "humanoid.xml": ("humanoid.xml", ["opt.integrator", "opt.iterations", "opt.solver"]),
+    "humanoid_standup.xml": (
+        "humanoidstandup.xml",
+        ["opt.integrator", "opt.iterations", "opt.solver"],
+    ),
     "inverted_double_pendulum.xml": ("inverted_double_pendulum.xml", ["opt.integrator"]),
     "inverted_pendulum.xml": ("inverted_pendulum.xml", ["opt.integrator"]),
     "swimmer.xml": ("swimmer.xml", ["opt.integrator"]),
