@@ -11,6 +11,12 @@ from diffenvs.physics import finite_diff as fd
 
 NUM_ENVS = 16
 STEPS = 3
+WITHOUT_CONTACTS = {
+    "DiffCartPoleSwingUp-v0",
+    "DiffInvertedDoublePendulum-v0",
+    "DiffInvertedPendulum-v0",
+    "DiffSwimmer-v0",
+}
 
 
 def _forward_reward(weight, ctrl_cost):
@@ -35,6 +41,21 @@ def _reacher_reward(before, qpos, qvel, action, dt):
     tip += 0.11 * np.array([np.cos(angle[1]), np.sin(angle[1])])
     square = np.sum((tip - qpos[2:]) ** 2)
     return 0.01 - np.sqrt(square + 0.01**2) - np.sum(action**2)
+def _pendulum_reward(before, qpos, qvel, action, dt):
+    """Reward of the inverted pendulum, from its docstring."""
+    return 1.0 - 10.0 * qpos[1] ** 2 - 0.1 * qpos[0] ** 2 - 0.01 * np.sum(qvel**2)
+
+
+def _double_pendulum_reward(before, qpos, qvel, action, dt):
+    """Reward of the double pendulum, of two poles of 0.6 m; the second angle is a relative one."""
+    angles = np.cumsum(qpos[1:])
+    x, z = qpos[0] + 0.6 * np.sin(angles).sum(), 0.6 * np.cos(angles).sum()
+    return 10.0 - 0.01 * x**2 - (z - 2.0) ** 2 - 0.001 * qvel[1] ** 2 - 0.005 * qvel[2] ** 2
+
+
+def _is_upright(mjm, data):
+    """Whether a pendulum is so far from where its episode ends that it does not get there."""
+    return np.abs(data.qpos[1:]).max() < 0.05
 
 
 def _return_in_c(mjm, envs, reward, qpos, qvel, actions):
@@ -69,6 +90,10 @@ def _differences(function, x, width):
         ("DiffAnt-v0", _forward_reward(1.0, 0.5)),
         ("DiffReacher-v0", _reacher_reward),
         ("DiffPusher-v0", pusher_play.reward),
+        ("DiffWalker2d-v0", _forward_reward(1.0, 1e-3)),
+        ("DiffSwimmer-v0", _forward_reward(1.0, 1e-4)),
+        ("DiffInvertedPendulum-v0", _pendulum_reward),
+        ("DiffInvertedDoublePendulum-v0", _double_pendulum_reward),
     ],
 )
 def test_window_gradient_vs_c_mujoco(id, reward, make, tmp_path):
@@ -80,7 +105,7 @@ def test_window_gradient_vs_c_mujoco(id, reward, make, tmp_path):
     turns the friction pyramid of steep capsules, which its legs are now and then.
     """
     kwargs = {"max_episode_steps": -1}
-    if id in ("DiffHopper-v0", "DiffAnt-v0"):
+    if id in ("DiffHopper-v0", "DiffAnt-v0", "DiffWalker2d-v0"):
         kwargs["terminate_when_unhealthy"] = False
     if id == "DiffAnt-v0":
         xml = files("envs_assets").joinpath("ant.xml").read_text()
@@ -95,11 +120,22 @@ def test_window_gradient_vs_c_mujoco(id, reward, make, tmp_path):
     else:
         contacts = 0.0 if id in ("DiffCartPoleSwingUp-v0", "DiffReacher-v0") else 0.5
         states = fd.contact_rich_states(envs.model, NUM_ENVS, 3, contacts=contacts, max_speed=20.0)
+    inverted = id.startswith("DiffInverted")
+    states = fd.contact_rich_states(
+        envs.model,
+        NUM_ENVS,
+        seed=3,
+        contacts=0.0 if id in WITHOUT_CONTACTS else 0.5,
+        max_speed=20.0,
+        accept=_is_upright if inverted else None,
+    )
     rng = np.random.default_rng(4)
-    actions = rng.uniform(-0.9, 0.9, (STEPS, *envs.action_space.shape)).astype(np.float32)
+    reach = 0.1 if inverted else 0.9
+    actions = rng.uniform(-reach, reach, (STEPS, *envs.action_space.shape)).astype(np.float32)
     envs.set_state(states.qpos, states.qvel)
     for action in actions:
-        envs.grad_step(action)
+        *_, terminated, _, _ = envs.grad_step(action)
+        assert not terminated.any()
     adj_actions = envs.backward(None, np.ones((STEPS, NUM_ENVS), np.float32))
     start = envs.adj_initial_state
     errors, skipped = [], 0
