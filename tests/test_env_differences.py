@@ -10,6 +10,7 @@ from diffenvs.physics import finite_diff as fd
 
 NUM_ENVS = 16
 STEPS = 3
+STEEP_CAPSULES = {"DiffAnt-v0": "ant.xml", "DiffHumanoid-v0": "humanoid.xml"}
 
 
 def _forward_reward(weight, ctrl_cost):
@@ -25,6 +26,23 @@ def _cartpole_reward(before, qpos, qvel, action, dt):
     """Reward of the cart-pole, from its docstring."""
     upright = 0.5 * (1 + np.cos(qpos[1]))
     return upright - 0.1 * qpos[0] ** 2 - 0.001 * qvel[1] ** 2 - 0.01 * action[0] ** 2
+
+
+def _humanoid_reward(weight, ctrl_cost):
+    """Reward of the humanoid: velocity of its centre of mass along x, and control cost."""
+    mjm = mujoco.MjModel.from_xml_string(files("envs_assets").joinpath("humanoid.xml").read_text())
+    data = mujoco.MjData(mjm)
+
+    def centre(qpos):
+        data.qpos[:] = qpos
+        mujoco.mj_kinematics(mjm, data)
+        mujoco.mj_comPos(mjm, data)
+        return data.subtree_com[0, 0]
+
+    def reward(before, qpos, qvel, action, dt):
+        return weight * (centre(qpos) - centre(before)) / dt - ctrl_cost * np.sum(action**2)
+
+    return reward
 
 
 def _return_in_c(mjm, envs, reward, qpos, qvel, actions):
@@ -57,21 +75,22 @@ def _differences(function, x, width):
         ("DiffHopper-v0", _forward_reward(1.0, 1e-3)),
         ("DiffHalfCheetah-v0", _forward_reward(1.0, 0.1)),
         ("DiffAnt-v0", _forward_reward(1.0, 0.5)),
+        ("DiffHumanoid-v0", _humanoid_reward(1.25, 0.1)),
     ],
 )
 def test_window_gradient_vs_c_mujoco(id, reward, make, tmp_path):
     """d(sum of rewards) / d(qpos, qvel, actions) of three steps, from states of random play.
 
     Worlds in which two widths of the differences disagree are next to a change of the active
-    constraints; they are left out, and may not be many. Ant gets elliptic cones: mujoco_warp turns
-    the friction pyramid of steep capsules, which its legs are now and then.
+    constraints; they are left out, and may not be many. Ant and humanoid get elliptic cones:
+    mujoco_warp turns the friction pyramid of steep capsules, which their legs are now and then.
     """
     kwargs = {"max_episode_steps": -1}
-    if id in ("DiffHopper-v0", "DiffAnt-v0"):
+    if id in ("DiffHopper-v0", "DiffAnt-v0", "DiffHumanoid-v0"):
         kwargs["terminate_when_unhealthy"] = False
-    if id == "DiffAnt-v0":
-        xml = files("envs_assets").joinpath("ant.xml").read_text()
-        path = tmp_path / "ant.xml"
+    if id in STEEP_CAPSULES:
+        xml = files("envs_assets").joinpath(STEEP_CAPSULES[id]).read_text()
+        path = tmp_path / STEEP_CAPSULES[id]
         path.write_text(xml.replace("<option ", '<option cone="elliptic" '))
         kwargs["xml_file"] = str(path)
     envs = make(id, num_envs=NUM_ENVS, **kwargs)
@@ -80,7 +99,8 @@ def test_window_gradient_vs_c_mujoco(id, reward, make, tmp_path):
     contacts = 0.0 if id == "DiffCartPoleSwingUp-v0" else 0.5
     states = fd.contact_rich_states(envs.model, NUM_ENVS, seed=3, contacts=contacts, max_speed=20.0)
     rng = np.random.default_rng(4)
-    actions = rng.uniform(-0.9, 0.9, (STEPS, *envs.action_space.shape)).astype(np.float32)
+    actions = rng.uniform(-0.9, 0.9, (STEPS, *envs.action_space.shape))
+    actions = (actions * envs.single_action_space.high).astype(np.float32)
     envs.set_state(states.qpos, states.qvel)
     for action in actions:
         envs.grad_step(action)
