@@ -11,6 +11,12 @@ from diffenvs.physics import finite_diff as fd
 NUM_ENVS = 16
 STEPS = 3
 STEEP_CAPSULES = {"DiffAnt-v0": "ant.xml", "DiffHumanoid-v0": "humanoid.xml"}
+WITHOUT_CONTACTS = {
+    "DiffCartPoleSwingUp-v0",
+    "DiffInvertedDoublePendulum-v0",
+    "DiffInvertedPendulum-v0",
+    "DiffSwimmer-v0",
+}
 
 
 def _forward_reward(weight, ctrl_cost):
@@ -43,6 +49,21 @@ def _humanoid_reward(weight, ctrl_cost):
         return weight * (centre(qpos) - centre(before)) / dt - ctrl_cost * np.sum(action**2)
 
     return reward
+def _pendulum_reward(before, qpos, qvel, action, dt):
+    """Reward of the inverted pendulum, from its docstring."""
+    return 1.0 - 10.0 * qpos[1] ** 2 - 0.1 * qpos[0] ** 2 - 0.01 * np.sum(qvel**2)
+
+
+def _double_pendulum_reward(before, qpos, qvel, action, dt):
+    """Reward of the double pendulum, of two poles of 0.6 m; the second angle is a relative one."""
+    angles = np.cumsum(qpos[1:])
+    x, z = qpos[0] + 0.6 * np.sin(angles).sum(), 0.6 * np.cos(angles).sum()
+    return 10.0 - 0.01 * x**2 - (z - 2.0) ** 2 - 0.001 * qvel[1] ** 2 - 0.005 * qvel[2] ** 2
+
+
+def _is_upright(mjm, data):
+    """Whether a pendulum is so far from where its episode ends that it does not get there."""
+    return np.abs(data.qpos[1:]).max() < 0.05
 
 
 def _return_in_c(mjm, envs, reward, qpos, qvel, actions):
@@ -76,6 +97,10 @@ def _differences(function, x, width):
         ("DiffHalfCheetah-v0", _forward_reward(1.0, 0.1)),
         ("DiffAnt-v0", _forward_reward(1.0, 0.5)),
         ("DiffHumanoid-v0", _humanoid_reward(1.25, 0.1)),
+        ("DiffWalker2d-v0", _forward_reward(1.0, 1e-3)),
+        ("DiffSwimmer-v0", _forward_reward(1.0, 1e-4)),
+        ("DiffInvertedPendulum-v0", _pendulum_reward),
+        ("DiffInvertedDoublePendulum-v0", _double_pendulum_reward),
     ],
 )
 def test_window_gradient_vs_c_mujoco(id, reward, make, tmp_path):
@@ -87,6 +112,7 @@ def test_window_gradient_vs_c_mujoco(id, reward, make, tmp_path):
     """
     kwargs = {"max_episode_steps": -1}
     if id in ("DiffHopper-v0", "DiffAnt-v0", "DiffHumanoid-v0"):
+    if id in ("DiffHopper-v0", "DiffAnt-v0", "DiffWalker2d-v0"):
         kwargs["terminate_when_unhealthy"] = False
     if id in STEEP_CAPSULES:
         xml = files("envs_assets").joinpath(STEEP_CAPSULES[id]).read_text()
@@ -96,14 +122,24 @@ def test_window_gradient_vs_c_mujoco(id, reward, make, tmp_path):
     envs = make(id, num_envs=NUM_ENVS, **kwargs)
     envs.reset(seed=0)
     mjm, nq, nv = fd.converged(envs.model), envs.model.nq, envs.model.nv
-    contacts = 0.0 if id == "DiffCartPoleSwingUp-v0" else 0.5
-    states = fd.contact_rich_states(envs.model, NUM_ENVS, seed=3, contacts=contacts, max_speed=20.0)
+    inverted = id.startswith("DiffInverted")
+    states = fd.contact_rich_states(
+        envs.model,
+        NUM_ENVS,
+        seed=3,
+        contacts=0.0 if id in WITHOUT_CONTACTS else 0.5,
+        max_speed=20.0,
+        accept=_is_upright if inverted else None,
+    )
     rng = np.random.default_rng(4)
     actions = rng.uniform(-0.9, 0.9, (STEPS, *envs.action_space.shape))
     actions = (actions * envs.single_action_space.high).astype(np.float32)
+    reach = 0.1 if inverted else 0.9
+    actions = rng.uniform(-reach, reach, (STEPS, *envs.action_space.shape)).astype(np.float32)
     envs.set_state(states.qpos, states.qvel)
     for action in actions:
-        envs.grad_step(action)
+        *_, terminated, _, _ = envs.grad_step(action)
+        assert not terminated.any()
     adj_actions = envs.backward(None, np.ones((STEPS, NUM_ENVS), np.float32))
     start = envs.adj_initial_state
     errors, skipped = [], 0
