@@ -11,6 +11,7 @@ from diffenvs.physics import finite_diff as fd
 
 NUM_ENVS = 16
 STEPS = 3
+STEEP_CAPSULES = {"DiffAnt-v0": "ant.xml", "DiffHumanoid-v0": "humanoid.xml"}
 WITHOUT_CONTACTS = {
     "DiffCartPoleSwingUp-v0",
     "DiffInvertedDoublePendulum-v0",
@@ -41,6 +42,21 @@ def _reacher_reward(before, qpos, qvel, action, dt):
     tip += 0.11 * np.array([np.cos(angle[1]), np.sin(angle[1])])
     square = np.sum((tip - qpos[2:]) ** 2)
     return 0.01 - np.sqrt(square + 0.01**2) - np.sum(action**2)
+def _humanoid_reward(weight, ctrl_cost):
+    """Reward of the humanoid: velocity of its centre of mass along x, and control cost."""
+    mjm = mujoco.MjModel.from_xml_string(files("envs_assets").joinpath("humanoid.xml").read_text())
+    data = mujoco.MjData(mjm)
+
+    def centre(qpos):
+        data.qpos[:] = qpos
+        mujoco.mj_kinematics(mjm, data)
+        mujoco.mj_comPos(mjm, data)
+        return data.subtree_com[0, 0]
+
+    def reward(before, qpos, qvel, action, dt):
+        return weight * (centre(qpos) - centre(before)) / dt - ctrl_cost * np.sum(action**2)
+
+    return reward
 def _pendulum_reward(before, qpos, qvel, action, dt):
     """Reward of the inverted pendulum, from its docstring."""
     return 1.0 - 10.0 * qpos[1] ** 2 - 0.1 * qpos[0] ** 2 - 0.01 * np.sum(qvel**2)
@@ -90,6 +106,7 @@ def _differences(function, x, width):
         ("DiffAnt-v0", _forward_reward(1.0, 0.5)),
         ("DiffReacher-v0", _reacher_reward),
         ("DiffPusher-v0", pusher_play.reward),
+        ("DiffHumanoid-v0", _humanoid_reward(1.25, 0.1)),
         ("DiffWalker2d-v0", _forward_reward(1.0, 1e-3)),
         ("DiffSwimmer-v0", _forward_reward(1.0, 1e-4)),
         ("DiffInvertedPendulum-v0", _pendulum_reward),
@@ -103,13 +120,17 @@ def test_window_gradient_vs_c_mujoco(id, reward, make, tmp_path):
     worlds. Worlds in which two widths of the differences disagree are next to a change of the
     active constraints; they are left out, and may not be many. Ant gets elliptic cones: mujoco_warp
     turns the friction pyramid of steep capsules, which its legs are now and then.
+    Worlds in which two widths of the differences disagree are next to a change of the active
+    constraints; they are left out, and may not be many. Ant and humanoid get elliptic cones:
+    mujoco_warp turns the friction pyramid of steep capsules, which their legs are now and then.
     """
     kwargs = {"max_episode_steps": -1}
+    if id in ("DiffHopper-v0", "DiffAnt-v0", "DiffHumanoid-v0"):
     if id in ("DiffHopper-v0", "DiffAnt-v0", "DiffWalker2d-v0"):
         kwargs["terminate_when_unhealthy"] = False
-    if id == "DiffAnt-v0":
-        xml = files("envs_assets").joinpath("ant.xml").read_text()
-        path = tmp_path / "ant.xml"
+    if id in STEEP_CAPSULES:
+        xml = files("envs_assets").joinpath(STEEP_CAPSULES[id]).read_text()
+        path = tmp_path / STEEP_CAPSULES[id]
         path.write_text(xml.replace("<option ", '<option cone="elliptic" '))
         kwargs["xml_file"] = str(path)
     envs = make(id, num_envs=NUM_ENVS, **kwargs)
@@ -134,6 +155,10 @@ def test_window_gradient_vs_c_mujoco(id, reward, make, tmp_path):
     rng = np.random.default_rng(4)
     actions = vigor * rng.uniform(-0.9, 0.9, (STEPS, *envs.action_space.shape))
     actions = actions.astype(np.float32)
+    actions = rng.uniform(-0.9, 0.9, (STEPS, *envs.action_space.shape))
+    actions = (actions * envs.single_action_space.high).astype(np.float32)
+    reach = 0.1 if inverted else 0.9
+    actions = rng.uniform(-reach, reach, (STEPS, *envs.action_space.shape)).astype(np.float32)
     envs.set_state(states.qpos, states.qvel)
     for action in actions:
         *_, terminated, _, _ = envs.grad_step(action)
