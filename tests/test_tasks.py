@@ -10,13 +10,13 @@ import pytest
 import warp as wp
 
 import diffenvs
-from diffenvs.env import _load_task
 from diffenvs.physics import State
 from diffenvs.task import Task
 from diffenvs.tasks.cartpole_swingup import CartPoleSwingUp, CartPoleSwingUpParams
 from diffenvs.tasks.hopper import Hopper
+from diffenvs.vector_env import load_task
 
-TASKS = {id: _load_task(task) for id, (task, _) in diffenvs.TASKS.items()}
+TASKS = {id: load_task(task) for id, (task, _) in diffenvs.TASKS.items()}
 WITHOUT_CONTACT_FORCES = {"include_cfrc_ext_in_observation": False, "contact_cost_weight": 0.0}
 V5 = {
     "DiffHopper-v0": ("Hopper-v5", {}),
