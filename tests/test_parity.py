@@ -16,9 +16,9 @@ import numpy as np
 import pytest
 
 import diffenvs
-from diffenvs.env import _load_task
+from diffenvs.vector_env import load_task
 
-TASKS = {id: _load_task(task) for id, (task, _) in diffenvs.TASKS.items()}
+TASKS = {id: load_task(task) for id, (task, _) in diffenvs.TASKS.items()}
 NUM_ENVS = 4
 STEPS = 20
 
