@@ -10,15 +10,15 @@ import pytest
 import warp as wp
 
 import diffenvs
-from diffenvs.env import _load_task
 from diffenvs.physics import FORCES
 from diffenvs.physics.kinematics import FIELDS as KINEMATICS
 from diffenvs.step_fields import PREV
 from diffenvs.task import Task
 from diffenvs.tasks.cartpole_swingup import CartPoleSwingUp, CartPoleSwingUpParams
 from diffenvs.tasks.hopper import Hopper
+from diffenvs.vector_env import load_task
 
-TASKS = {id: _load_task(task) for id, (task, _) in diffenvs.TASKS.items()}
+TASKS = {id: load_task(task) for id, (task, _) in diffenvs.TASKS.items()}
 V5 = [id for id, task in TASKS.items() if task.gymnasium]
 NWORLD = 64
 
