@@ -49,6 +49,8 @@ def _humanoid_reward(weight, ctrl_cost):
         return weight * (centre(qpos) - centre(before)) / dt - ctrl_cost * np.sum(action**2)
 
     return reward
+
+
 def _pendulum_reward(before, qpos, qvel, action, dt):
     """Reward of the inverted pendulum, from its docstring."""
     return 1.0 - 10.0 * qpos[1] ** 2 - 0.1 * qpos[0] ** 2 - 0.01 * np.sum(qvel**2)
@@ -111,8 +113,7 @@ def test_window_gradient_vs_c_mujoco(id, reward, make, tmp_path):
     mujoco_warp turns the friction pyramid of steep capsules, which their legs are now and then.
     """
     kwargs = {"max_episode_steps": -1}
-    if id in ("DiffHopper-v0", "DiffAnt-v0", "DiffHumanoid-v0"):
-    if id in ("DiffHopper-v0", "DiffAnt-v0", "DiffWalker2d-v0"):
+    if id in ("DiffHopper-v0", "DiffAnt-v0", "DiffWalker2d-v0", "DiffHumanoid-v0"):
         kwargs["terminate_when_unhealthy"] = False
     if id in STEEP_CAPSULES:
         xml = files("envs_assets").joinpath(STEEP_CAPSULES[id]).read_text()
