@@ -1,7 +1,8 @@
-"""Reacher and Pusher: where episodes start, and the reward at the goal."""
+"""Reacher and Pusher: where episodes start, the reward at the goal, what moves the object."""
 
 import gymnasium as gym
 import numpy as np
+import pusher_play
 import pytest
 import warp as wp
 
@@ -133,3 +134,20 @@ def test_reacher_reward_has_a_gradient_at_the_target(reward):
     assert value[0] == 0.0 and (gradient[0] == 0.0).all()
     slope = -2.0 * offsets[1:] / wanted[1:, None]
     np.testing.assert_allclose(gradient[1:], slope, rtol=1e-3, atol=1e-3)
+
+
+def test_actions_move_the_object_by_touch_alone(make):
+    """d(place of the object) / d(actions) is zero in just the worlds where nothing touches it."""
+    n, steps = 16, 3
+    envs = make("DiffPusher-v0", num_envs=n, max_episode_steps=-1)
+    envs.reset(seed=0)
+    states = pusher_play.states(envs.model, n, seed=3)
+    envs.set_state(states.qpos, states.qvel)
+    actions = np.random.default_rng(4).uniform(-0.9, 0.9, (steps, n, 7)).astype(np.float32)
+    for action in actions:
+        envs.grad_step(action)
+    adj_obs = np.zeros((steps, n, 23), np.float32)
+    adj_obs[:, :, 17:20] = 1.0
+    moved = np.abs(envs.backward(adj_obs, None)).max(axis=(0, 2))
+    assert (moved[n // 2 :] == 0.0).all()
+    assert np.sum(moved[: n // 2] > 1e-4) >= n // 4
