@@ -15,6 +15,7 @@ WITHOUT_CONTACTS = {
     "DiffCartPoleSwingUp-v0",
     "DiffInvertedDoublePendulum-v0",
     "DiffInvertedPendulum-v0",
+    "DiffReacher-v0",
     "DiffSwimmer-v0",
 }
 
@@ -41,6 +42,8 @@ def _reacher_reward(before, qpos, qvel, action, dt):
     tip += 0.11 * np.array([np.cos(angle[1]), np.sin(angle[1])])
     square = np.sum((tip - qpos[2:]) ** 2)
     return 0.01 - np.sqrt(square + 0.01**2) - np.sum(action**2)
+
+
 def _pendulum_reward(before, qpos, qvel, action, dt):
     """Reward of the inverted pendulum, from its docstring."""
     return 1.0 - 10.0 * qpos[1] ** 2 - 0.1 * qpos[0] ** 2 - 0.01 * np.sum(qvel**2)
@@ -115,20 +118,18 @@ def test_window_gradient_vs_c_mujoco(id, reward, make, tmp_path):
     envs = make(id, num_envs=NUM_ENVS, **kwargs)
     envs.reset(seed=0)
     mjm, nq, nv = fd.converged(envs.model), envs.model.nq, envs.model.nv
+    inverted = id.startswith("DiffInverted")
     if id == "DiffPusher-v0":
         states = pusher_play.states(envs.model, NUM_ENVS, seed=3)
     else:
-        contacts = 0.0 if id in ("DiffCartPoleSwingUp-v0", "DiffReacher-v0") else 0.5
-        states = fd.contact_rich_states(envs.model, NUM_ENVS, 3, contacts=contacts, max_speed=20.0)
-    inverted = id.startswith("DiffInverted")
-    states = fd.contact_rich_states(
-        envs.model,
-        NUM_ENVS,
-        seed=3,
-        contacts=0.0 if id in WITHOUT_CONTACTS else 0.5,
-        max_speed=20.0,
-        accept=_is_upright if inverted else None,
-    )
+        states = fd.contact_rich_states(
+            envs.model,
+            NUM_ENVS,
+            seed=3,
+            contacts=0.0 if id in WITHOUT_CONTACTS else 0.5,
+            max_speed=20.0,
+            accept=_is_upright if inverted else None,
+        )
     rng = np.random.default_rng(4)
     reach = 0.1 if inverted else 0.9
     actions = rng.uniform(-reach, reach, (STEPS, *envs.action_space.shape)).astype(np.float32)
