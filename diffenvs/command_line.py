@@ -14,8 +14,8 @@ import warp as wp
 from gymnasium.envs.registration import EnvSpec
 
 import diffenvs
-from diffenvs.env import _load_task
 from diffenvs.task import Task
+from diffenvs.vector_env import load_task
 
 
 def make_parser(program: str, description: str) -> argparse.ArgumentParser:
@@ -83,7 +83,7 @@ def find_spec(env: str) -> EnvSpec:
 
 def find_task(spec: EnvSpec) -> type[Task]:
     """Return the class of the task of an environment."""
-    return _load_task(spec.kwargs["task"])
+    return load_task(spec.kwargs["task"])
 
 
 def make_task(spec: EnvSpec, given: dict[str, Any]) -> Task:

@@ -6,7 +6,7 @@ The mathematics is in `DERIVATION.md`.
 """
 
 from .check import UnsupportedFeature, check_model
-from .forces import FORCES
+from .forces import FORCES, Forces
 from .inputs import Inputs
 from .kinematics import Kinematics
 from .linearize import linearize
@@ -15,6 +15,7 @@ from .step import Physics, State
 
 __all__ = [
     "FORCES",
+    "Forces",
     "Inputs",
     "Kinematics",
     "Physics",
