@@ -41,8 +41,8 @@ TASKS = {
 }
 
 _PUBLIC = {
-    "DiffEnv": "diffenvs.env",
-    "DiffVectorEnv": "diffenvs.env",
+    "DiffEnv": "diffenvs.diffenvs",
+    "DiffVectorEnv": "diffenvs.vector_env",
     "Task": "diffenvs.task",
 }
 
@@ -58,8 +58,8 @@ def register(id: str, task: str, max_episode_steps: int | None = None, **kwargs:
     """
     gym.register(
         id=id,
-        entry_point="diffenvs.env:DiffEnv",
-        vector_entry_point="diffenvs.env:DiffVectorEnv",
+        entry_point="diffenvs.diffenvs:DiffEnv",
+        vector_entry_point="diffenvs.vector_env:DiffVectorEnv",
         max_episode_steps=max_episode_steps,
         kwargs={"task": task, **kwargs},
     )

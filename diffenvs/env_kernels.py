@@ -57,6 +57,32 @@ def reset_worlds(
 
 
 @wp.kernel
+def write_start(
+    # In:
+    mask_in: wp.array[wp.bool],
+    qpos_in: wp.array2d[float],
+    qvel_in: wp.array2d[float],
+    act_in: wp.array2d[float],
+    # Out:
+    qpos_out: wp.array2d[float],
+    qvel_out: wp.array2d[float],
+    act_out: wp.array2d[float],
+    qacc_warmstart_out: wp.array2d[float],
+):
+    """Put worlds of the mask into a given state, with a cold start of the solver."""
+    world = wp.tid()
+    if not mask_in[world]:
+        return
+    for i in range(qpos_out.shape[1]):
+        qpos_out[world, i] = qpos_in[world, i]
+    for i in range(qvel_out.shape[1]):
+        qvel_out[world, i] = qvel_in[world, i]
+        qacc_warmstart_out[world, i] = 0.0
+    for i in range(act_out.shape[1]):
+        act_out[world, i] = act_in[world, i]
+
+
+@wp.kernel
 def mark_reset(
     # In:
     mask_in: wp.array[wp.bool],

@@ -204,7 +204,13 @@ class Rollout:
 
     # Reset
 
-    def reset(self, mask: wp.array, reseed: wp.array, seed: wp.array) -> None:
+    def reset(
+        self,
+        mask: wp.array,
+        reseed: wp.array,
+        seed: wp.array,
+        start: tuple[wp.array, ...] | None = None,
+    ) -> None:
         """Begin new episodes in the worlds of the mask; `obs` and `info` then show their start.
 
         Args:
@@ -212,6 +218,7 @@ class Rollout:
             reseed: Worlds that take a new seed and begin its first episode; the others begin the
                 next episode of the seed that they have.
             seed: New seeds, read where `reseed` is set.
+            start: qpos, qvel and act in which the episodes begin; None: random ones.
         """
         wp.launch(
             kernels.mark_reset,
@@ -220,12 +227,23 @@ class Rollout:
             outputs=[self.seed, self.episode, self.elapsed, self.pending, self.cut],
             device=self.device,
         )
-        self._launch_start(mask, keep_step_info=False)
+        self._launch_start(mask, keep_step_info=False, start=start)
 
-    def _launch_start(self, mask: wp.array, keep_step_info: bool) -> None:
+    def _launch_start(
+        self, mask: wp.array, keep_step_info: bool, start: tuple[wp.array, ...] | None = None
+    ) -> None:
         """Write start states into the masked worlds and show what is observed of them."""
         task, out = self.task, self._start_out
-        task.launch_reset(mask, self.seed, self.episode, self._start, self.state)
+        if start is None:
+            task.launch_reset(mask, self.seed, self.episode, self._start, self.state)
+        else:
+            wp.launch(
+                kernels.write_start,
+                dim=self.num_envs,
+                inputs=[mask, *start],
+                outputs=_fields(self.state),
+                device=self.device,
+            )
         self._launch_start_outputs()
         wp.launch(
             kernels.show_start,
@@ -247,6 +265,16 @@ class Rollout:
         self._launch_start_outputs()
         wp.copy(self.obs, out.obs)
         wp.copy(self.info, out.info)
+
+    def carried(self) -> dict[str, wp.array]:
+        """The arrays that decide how the worlds go on, and `obs`, what is seen of them now."""
+        return vars(self.state) | {
+            "seed": self.seed,
+            "episode": self.episode,
+            "elapsed": self.elapsed,
+            "pending": self.pending,
+            "obs": self.obs,
+        }
 
     # Step
 

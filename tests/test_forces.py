@@ -10,12 +10,12 @@ from test_step_vjp import load_gymnasium
 from diffenvs.physics import Forces, Physics, UnsupportedFeature
 from diffenvs.physics import finite_diff as fd
 from diffenvs.physics.accuracy import play
-from diffenvs.physics.forces import NAMES
+from diffenvs.physics.forces import FORCES
 
 NUM_STATES = 16
 
 
-def stepped(mjm, states, nstep=1, recorded=False, names=NAMES):
+def stepped(mjm, states, nstep=1, recorded=False, names=FORCES):
     """Forces of `Physics` after `nstep` substeps from each of these states."""
     physics = Physics(mjm, len(states.qpos), nstep=nstep)
     state, out = physics.make_state(), physics.make_state()
@@ -34,14 +34,14 @@ def expected(mjm, states, nstep=1):
     """The same of C MuJoCo."""
     mjm = fd.converged(mjm)
     data = mujoco.MjData(mjm)
-    found = {name: [] for name in NAMES}
+    found = {name: [] for name in FORCES}
     for q, v, act, ctrl in zip(*states[:4], strict=True):
         mujoco.mj_resetData(mjm, data)
         data.qpos[:], data.qvel[:], data.act[:], data.ctrl[:] = q, v, act, ctrl
         for _ in range(nstep):
             mujoco.mj_step(mjm, data)
         mujoco.mj_rnePostConstraint(mjm, data)
-        for name in NAMES:
+        for name in FORCES:
             found[name].append(getattr(data, name).copy())
     return {name: np.array(values) for name, values in found.items()}
 
@@ -71,7 +71,7 @@ def test_forces_vs_mujoco(name, integrator, cone, nstep, recorded):
     mjm = load_gymnasium(name, integrator, cone)
     states = touching(mjm, nstep)
     forces, exact = stepped(mjm, states, nstep, recorded), expected(mjm, states, nstep)
-    for name in NAMES:
+    for name in FORCES:
         # single precision places a body to about 1e-7 m, and contacts are 1e-3 m deep
         atol = 1e-4 * np.abs(exact[name]).max()
         np.testing.assert_allclose(forces[name], exact[name], rtol=0, atol=atol)

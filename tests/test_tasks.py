@@ -10,15 +10,15 @@ import pytest
 import warp as wp
 
 import diffenvs
-from diffenvs.env import _load_task
 from diffenvs.physics import FORCES
 from diffenvs.physics.kinematics import FIELDS as KINEMATICS
 from diffenvs.step_fields import PREV
 from diffenvs.task import Task
 from diffenvs.tasks.cartpole_swingup import CartPoleSwingUp, CartPoleSwingUpParams
 from diffenvs.tasks.hopper import Hopper
+from diffenvs.vector_env import load_task
 
-TASKS = {id: _load_task(task) for id, (task, _) in diffenvs.TASKS.items()}
+TASKS = {id: load_task(task) for id, (task, _) in diffenvs.TASKS.items()}
 V5 = [id for id, task in TASKS.items() if task.gymnasium]
 NWORLD = 64
 
@@ -45,7 +45,7 @@ class Launched:
                 continue
             dtype, size = (KINEMATICS | FORCES)[field.removesuffix(PREV)]
             columns = getattr(mjm, size) if field in active else 0
-            width = 1 if dtype is float else wp.types.type_length(dtype)
+            width = wp.types.type_size(dtype)
             values[field] = rng.normal(size=(NWORLD, columns * width))
             self.dtypes[field] = dtype
         self.values = {field: values[field] for field in task.reads}
@@ -64,7 +64,7 @@ class Launched:
             dtype = self.dtypes.get(field, float)
             numbers = np.ascontiguousarray(value, dtype=np.float32)
             if dtype is not float:
-                width = wp.types.type_length(dtype)
+                width = wp.types.type_size(dtype)
                 numbers = numbers.reshape(NWORLD, numbers.shape[1] // width, width)
             arrays[field] = wp.array(numbers, dtype=dtype, ndim=2)
         return arrays
@@ -89,8 +89,10 @@ class Launched:
 
 @pytest.fixture(params=list(TASKS))
 def launched(request, rng):
-    """The outputs kernel of each task of the registry."""
-    return Launched(TASKS[request.param](), rng)
+    """The outputs kernel of each task of the registry, with a cost of actions that can be seen."""
+    task = TASKS[request.param]
+    cost = {"ctrl_cost_weight": 0.1} if "ctrl_cost_weight" in task.defaults else {}
+    return Launched(task(**cost), rng)
 
 
 def _reference(id, **kwargs):
