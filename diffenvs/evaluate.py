@@ -87,7 +87,7 @@ def both_keywords(spec: EnvSpec, given: dict[str, Any]) -> dict[str, dict[str, A
     if task_class.gymnasium is None:
         return {"diffenvs": given}
     ours = {name: value for name, value in task_class.v5.items() if _pays(name)} | given
-    creator = load_env_creator(gym.spec(task_class.gymnasium).entry_point)
+    creator = load_env_creator(str(gym.spec(task_class.gymnasium).entry_point))
     known = inspect.signature(creator).parameters
     fixed = {name: value for name, (value, _) in task_class.refused.items()}
     task = command_line.make_task(spec, ours)

@@ -92,7 +92,7 @@ def _is_upright(mjm, data):
     return np.abs(data.qpos[1:]).max() < 0.05 and np.abs(data.qvel[1:]).max() < 0.5
 
 
-def _return_in_c(mjm, envs, window.reward, qpos, qvel, actions):
+def _return_in_c(mjm, envs, reward, qpos, qvel, actions):
     """Sum of the rewards of a window by C MuJoCo, from a cold start of the solver."""
     data = mujoco.MjData(mjm)
     data.qpos[:], data.qvel[:] = qpos, qvel

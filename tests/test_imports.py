@@ -103,8 +103,8 @@ def test_physics_needs_no_gymnasium_and_no_torch(blocked):
 
 
 def test_imports_run_one_way():
-    """Physics knows nothing above it, tasks nothing of environments; one file imports torch."""
-    assert _importers("torch") == {"torch_bridge.py"}
+    """Physics knows nothing above it, tasks nothing of environments; two files import torch."""
+    assert _importers("torch") == {"policy.py", "torch_bridge.py"}
     above = {
         f"diffenvs.{path.stem}" if path.parent == PACKAGE else f"diffenvs.{path.name}"
         for path in PACKAGE.iterdir()

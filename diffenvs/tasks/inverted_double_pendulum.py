@@ -5,12 +5,13 @@ of 500 N, in [-1, 1]. The motor clamps what lies outside.
 
 Observation (9):
 
-    0    place of the cart                                             m
+    0    place of the cart                                           m
     1:3  sines of the angles of the first pole (0 is upright), and of the second against the first
     3:5  cosines of these angles
-    5    velocity of the cart, clipped to 10                           m/s
-    6:8  velocities of the two angles, clipped to 10                   rad/s
-    8    force of the rail's ends on the cart, clipped to 10           N
+    5    velocity of the cart, clipped to 10                         m/s
+    6:8  velocities of the two angles, clipped to 10                 rad/s
+    8    force of the rail's ends on the cart in the last physics
+         step, clipped to 10; 0 at the start of an episode           N
 
 Reward: reward_survive (healthy_reward until the episode terminates)
 + distance_penalty (-0.01 * x^2 - (z - 2)^2, where x and z are those of the tip of the second pole,
