@@ -1,18 +1,22 @@
 """The forces of the last physics substep, and their cotangents, against C MuJoCo."""
 
+import actuator_models
 import check_models
+import equality_models
+import feature_models
 import mujoco
 import numpy as np
 import pytest
+import tendon_models
 import warp as wp
 from test_step_vjp import load_gymnasium
 
 from diffenvs.physics import Forces, Physics, UnsupportedFeature
 from diffenvs.physics import finite_diff as fd
-from diffenvs.physics.accuracy import play
+from diffenvs.physics.accuracy import measure, play
 from diffenvs.physics.forces import NAMES
 
-NUM_STATES = 16
+NUM_STATES = 12
 
 
 def stepped(mjm, states, nstep=1, recorded=False, names=NAMES):
@@ -140,3 +144,92 @@ def test_forces_refused(parts, name, message):
     with pytest.raises(UnsupportedFeature, match=f"(?s){message}"):
         physics.make_forces((name,))
     assert physics.make_forces(()).given() == {}
+
+
+def without(xml, integrator, *names):
+    """A model without what stands in the way of a force: these elements, and what needs them."""
+    spec = mujoco.MjSpec.from_string(xml)
+    for element in [*spec.actuators, *spec.equalities, *spec.tendons]:
+        targets = [getattr(element, key, "") for key in ("target", "name1", "name2")]
+        if {element.name, *targets} & set(names):
+            spec.delete(element)
+    mjm = spec.compile()
+    mjm.opt.integrator = feature_models.INTEGRATORS[integrator]
+    return mjm
+
+
+def gymnasium_model(name, integrator, cone):
+    """A model of Gymnasium, mostly in contact."""
+    mjm = load_gymnasium(name, integrator, cone)
+    return mjm, touching(mjm)
+
+
+def feature(name, integrator, cone, condim=None):
+    """A model of `feature_models`."""
+    mjm = feature_models.load(name, integrator, cone, condim)
+    return mjm, feature_models.states(mjm, NUM_STATES, seed=1)
+
+
+def actuators():
+    """Actuators of all kinds at joints and fixed tendons, with activations."""
+    sites = ("rotor", "hand", "fore")
+    mjm = without(
+        actuator_models.ARM.replace("{exact}", actuator_models.EXACT), "euler", "sinew", *sites
+    )
+    return mjm, actuator_models.states(mjm, NUM_STATES)
+
+
+def limited_actuators():
+    """Limits on the sum of the forces at a joint and along a tendon."""
+    mjm = without(actuator_models.LIMB, "euler", "rope")
+    return mjm, actuator_models.states(mjm, NUM_STATES)
+
+
+def tendons():
+    """Limits and equalities of fixed tendons, friction losses of dofs and tendons."""
+    mjm = without(tendon_models.ARM, "implicitfast", "muscle", "path", "rope")
+    return mjm, tendon_models.states(mjm, NUM_STATES, seed=1)
+
+
+def equalities():
+    """Equalities of joints, points and orientations."""
+    mjm = equality_models.load()
+    return mjm, equality_models.states(mjm, NUM_STATES, seed=1)
+
+
+# what: (model and states, forces that act in it)
+VJP = {
+    "ant, euler": (lambda: gymnasium_model("ant", "euler", "pyramidal"), NAMES),
+    "ant, rk4": (lambda: gymnasium_model("ant", "rk4", "elliptic"), NAMES),
+    "arm, implicitfast": (lambda: feature("arm", "implicitfast", "elliptic", 3), NAMES),
+    "arm, euler": (lambda: feature("arm", "euler", "pyramidal"), NAMES),
+    "landing, condim 1": (lambda: feature("landing", "euler", "pyramidal", 1), NAMES[1:]),
+    "landing, condim 6": (lambda: feature("landing", "implicitfast", "elliptic", 6), NAMES[1:]),
+    "two moving bodies": (lambda: feature("cluster", "euler", "pyramidal", 4), NAMES[1:]),
+    "actuators": (actuators, NAMES[:1]),
+    "limited actuators": (limited_actuators, NAMES[:1]),
+    "tendons": (tendons, NAMES[:2]),
+    "equalities": (equalities, NAMES[:2]),
+}
+
+
+@pytest.mark.parametrize("what", VJP)
+def test_forces_vjp_vs_central_differences(what):
+    """Every force alone, and all of them with the state, in turn from state to state."""
+    make, names = VJP[what]
+    mjm, states = make()
+    data = mujoco.MjData(mjm)
+    sizes = [2 * mjm.nv + mjm.na, *(getattr(data, name).size for name in names)]
+    part = np.repeat(np.arange(len(sizes)), sizes)
+    cotangents = np.random.default_rng(0).normal(size=(NUM_STATES, len(part)))
+    for i, cotangent in enumerate(cotangents):
+        alone = i % len(sizes)
+        if alone:
+            cotangent[part != alone] = 0.0
+        else:
+            cotangent[part > 0] *= 1e-3  # else the state does not count beside the forces
+    found = measure(mjm, states, forces=names, cotangents=cotangents)
+    assert found.failures() == [], found.errors
+    for name in ("qvel", "ctrl"):
+        if found.ours[name].shape[1]:
+            assert np.isfinite(found.errors[name]).mean() >= 0.4, "nothing to compare"

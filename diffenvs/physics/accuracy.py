@@ -119,7 +119,7 @@ def measure(
     executor: futures.Executor | None = None,
     chunks: int = 1,
     forces: tuple[str, ...] = (),
-    weights: tuple[float, float] = (1.0, 1.0),
+    cotangents: np.ndarray | None = None,
     **sizes,
 ) -> Accuracy:
     """Compare the VJP of `nstep` steps with central differences of C MuJoCo in every state.
@@ -134,13 +134,14 @@ def measure(
         executor: runs the oracle, in `chunks` parts, while this process runs `Physics`.
         chunks: see `executor`.
         forces: of the last substep, that have cotangents too; names of fields of `Forces`.
-        weights: of the cotangents of the state after the step and of those of the forces.
+        cotangents: of (dq, qvel, act) after the step and of the forces; None for random ones.
         **sizes: `nconmax` and `njmax` of `Physics`.
     """
     n = len(states.qpos)
-    outputs = (2 * mjm.nv + mjm.na, sum(getattr(mujoco.MjData(mjm), name).size for name in forces))
-    cotangents = np.random.default_rng(seed).normal(size=(n, sum(outputs)))
-    cotangents *= np.repeat(weights, outputs)
+    if cotangents is None:
+        data = mujoco.MjData(mjm)
+        size = 2 * mjm.nv + mjm.na + sum(getattr(data, name).size for name in forces)
+        cotangents = np.random.default_rng(seed).normal(size=(n, size))
     exact = fd.converged(mjm if oracle is None else oracle)
     parts = np.array_split(np.arange(n), min(chunks, n)) if executor else [np.arange(n)]
     jobs = [

@@ -1,27 +1,29 @@
 """Adjoint of the forces of a substep; it takes part in the adjoint of the forward dynamics.
 
-With the cotangents `g_a, g_c, g_b` of qfrc_actuator, qfrc_constraint and cfrc_ext, what an element
-does to them joins what it does to `mu`: `g_a` and `g_c` are joint vectors like `mu`, of which
-actuators see `mu + g_a`, constraint rows `nu = mu + g_c`. In contacts the body `b` has the further
-twist `g_b` about the centre of mass of its tree. As `nu` solves
+The cotangents `g_a, g_c, g_b` of qfrc_actuator, qfrc_constraint and cfrc_ext join `mu`: actuators
+see `mu + g_a`, constraint rows `nu = mu + g_c`. In contacts the body `b` has the twist `g_b`, about
+the centre of mass of its tree, in addition. As `nu` solves
 
     H nu = adj_qacc + M g_c - J^T Hc (rows of g_b)
 
-it comes first, and `mu = nu - g_c`. Stages that treat rows or actuators are therefore called with a
-view of the workspace, `rows` or `drive`, in which `nu` or `mu + g_a` stands in the place of `mu`.
+it comes first, and `mu = nu - g_c`. The stages that treat rows or actuators are called with a view
+of the workspace, `rows` or `drive`, in which `nu` or `mu + g_a` stands in the place of `mu`.
 
 In:  the cotangents of the forces, and adj_qacc.
-Out: what rows leave on the field of `nu`, x_row, joins x_mu; and for its difference `g = nu - mu`
+Out: what the rows leave on the field of `nu` is `x_row`. It joins `x_mu`, and the difference of the
+     two fields, `g_` of `g_c`, is swept alone:
 
-    adj_qpos += S . (g_in x* x_row)                       summed over the subtree, as in `tree_vjp`
+    adj_qpos += S . (g_in x* x_row)
 
-     A twist `g_b` does not move with the body, and its point of reference, the centre of mass `c` of
-     the tree of mass `m`, does: with `F_b` the force in cfrc_ext, `l = sum_b angular g_b x F_b`,
+     A twist `g_b` does not move with its body, but the centre of mass of the tree does. With the
+     force `F_b` of cfrc_ext, `l = sum_b angular g_b x F_b`, and the masses `m_b` of the body, `m` of
+     the tree,
 
-    y -= g_b x* x_row + wrench(m_b / m l at the com of b)
-    y -= (F x angular g_b at the com of b),   adj.xfrc_applied += [g_b at the com; angular g_b]
+    y -= g_b x* x_row + wrench of l m_b / m at the com of b
 
-     the latter for applied forces `F`, which also are a part of `F_b`.
+     For an applied force `F`, which is a part of `F_b`,
+
+    y -= wrench of F x angular g_b at the com;   adj.xfrc_applied += [g_b(com); angular g_b]
 
 Derivation: `DERIVATION.md`, section 13. Not covered: what `forces.check_forces` refuses.
 """
@@ -49,6 +51,7 @@ class ForceWorkspace:
     """Scratch memory, shared by all records of one Physics.
 
     Attributes:
+        names: of the forces that were found to have a gradient.
         rows, drive: views of the workspace, for stages that treat constraint rows and actuators.
         constraint: `g_c`, 0 in worlds where no row acts.
         twist: `g_b` of the bodies, the world's 0; twist_rows: a view that has it in place of `mu`.
@@ -58,6 +61,7 @@ class ForceWorkspace:
     """
 
     def __init__(self, m: mjw.Model, d: mjw.Data, ws: Workspace):
+        self.names: set[str] = set()
         self.rows, self.drive, self.twist_rows = (copy.copy(ws) for _ in range(3))
         self.adj_qacc, self.constraint = (wp.zeros_like(ws.joint_mu) for _ in range(2))
         self.no_joint, self.no_twist = wp.zeros_like(ws.joint_mu), wp.zeros_like(ws.mu)
@@ -94,6 +98,22 @@ class ForceCotangent(NamedTuple):
     def twist(self) -> wp.array:
         """`g_b`."""
         return self.work.no_twist if self.adj.cfrc_ext is None else self.work.twist
+
+
+def force_cotangent(adj: Forces | None, work: ForceWorkspace | None) -> ForceCotangent | None:
+    """None if there is no cotangent.
+
+    Raises:
+        ValueError: there is one of a force that was not checked.
+    """
+    if adj is None or not adj.given():
+        return None
+    if work is None or not work.names >= adj.given().keys():
+        raise ValueError(
+            f"Physics.launch_step_vjp: adj_forces has {', '.join(adj.given())}; make it by"
+            " Physics.make_forces, which checks that these forces have a gradient"
+        )
+    return ForceCotangent(adj, work)
 
 
 @wp.kernel

@@ -14,7 +14,7 @@ from .check import check_model
 from .contact_refine import refine_contacts
 from .fold import folded
 from .forces import Forces, check_forces, launch_forces, make_forces
-from .forces_vjp import ForceCotangent, ForceWorkspace
+from .forces_vjp import ForceWorkspace, force_cotangent
 from .inputs import Inputs, as_inputs, check_arrays, check_mocap, copy_inputs, make_inputs
 from .record import RK4_NODES, RK4_WEIGHTS, Record, Substep, make_substep
 from .sizes import most_contacts, most_rows
@@ -195,8 +195,9 @@ class Physics:
         """
         check_forces(self.mjm, self._flags, names)
         with wp.ScopedDevice(self.device):
-            if self._force_workspace is None and names:
+            if self._force_workspace is None:
                 self._force_workspace = ForceWorkspace(self.m, self.d, self._workspace)
+            self._force_workspace.names.update(names)
             return make_forces(self.m, self.nworld, names)
 
     def launch_step(
@@ -315,10 +316,7 @@ class Physics:
             result: launches what reads those of (qpos, qvel, act, inputs) before it.
             adj_forces: see `launch_step_vjp`.
         """
-        ws, forces = self._workspace, None
-        if adj_forces is not None and adj_forces.given():
-            assert self._force_workspace is not None, "adj_forces was not made by make_forces"
-            forces = ForceCotangent(adj_forces, self._force_workspace)
+        ws, forces = self._workspace, force_cotangent(adj_forces, self._force_workspace)
         after, before = ws.adj
         after.zero_inputs(record.inputs.given())
         seed(after)
