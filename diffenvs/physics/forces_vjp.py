@@ -16,8 +16,8 @@ Out: what the rows leave on the field of `nu` is `x_row`. It joins `x_mu`, and t
     adj_qpos += S . (g_in x* x_row)
 
      A twist `g_b` does not move with its body, but the centre of mass of the tree does. With the
-     force `F_b` of cfrc_ext, `l = sum_b angular g_b x F_b`, and the masses `m_b` of the body, `m` of
-     the tree,
+     force `F_b` of cfrc_ext, `l = sum_b angular g_b x F_b`, `m_b` the mass of the body and `m` that
+     of the tree,
 
     y -= g_b x* x_row + wrench of l m_b / m at the com of b
 

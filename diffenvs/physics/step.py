@@ -194,6 +194,8 @@ class Physics:
             UnsupportedFeature: a force has no gradient in this model; the message says why.
         """
         check_forces(self.mjm, self._flags, names)
+        if not names:
+            return Forces()
         with wp.ScopedDevice(self.device):
             if self._force_workspace is None:
                 self._force_workspace = ForceWorkspace(self.m, self.d, self._workspace)
