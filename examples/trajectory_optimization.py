@@ -67,18 +67,18 @@ def cost_of(qpos: Tensor, qvel: Tensor, actions: Tensor) -> Tensor:
 def plot(costs: Tensor, qpos: Tensor, actions: Tensor, dt: float, path: Path) -> None:
     """Draw the costs of all worlds, and state and actions of the best one."""
     figure, axes = plt.subplots(1, 3, figsize=(14, 4), layout="constrained")
-    time = torch.arange(1, STEPS + 1) * dt
-    axes[0].semilogy(costs, color="0.8", linewidth=0.8)
-    axes[0].semilogy(costs.amin(1), color="C0", linewidth=2, label="the best")
+    time = [dt * (step + 1) for step in range(STEPS)]
+    axes[0].semilogy(costs.numpy(), color="0.8", linewidth=0.8)
+    axes[0].semilogy(costs.amin(1).numpy(), color="C0", linewidth=2, label="the best")
     axes[0].set(title="cost of every world", xlabel="iteration")
     axes[0].legend(frameon=False)
-    axes[1].plot(time, qpos[:, 2] / TURN, color="C0", label="turns of the torso")
-    axes[1].plot(time, 0.7 + qpos[:, 1], color="C1", label="height of the torso (m)")
+    axes[1].plot(time, (qpos[:, 2] / TURN).numpy(), color="C0", label="turns of the torso")
+    axes[1].plot(time, (0.7 + qpos[:, 1]).numpy(), color="C1", label="height of the torso (m)")
     axes[1].axhline(1.0, color="0.6", linewidth=0.8, linestyle="--")
     axes[1].set(title="state of the best world", xlabel="time (s)")
     axes[1].legend(frameon=False)
     image = axes[2].imshow(
-        actions.T, aspect="auto", cmap="RdBu", vmin=-1, vmax=1, extent=(0, STEPS * dt, 5.5, -0.5)
+        actions.T.numpy(), aspect="auto", cmap="RdBu", vmin=-1, vmax=1, extent=(0, STEPS * dt, 5.5, -0.5)
     )
     names = ["hind thigh", "hind shin", "hind foot", "fore thigh", "fore shin", "fore foot"]
     axes[2].set_yticks(range(6), names)
