@@ -2,7 +2,7 @@
 
 A task is one file: an MJCF model, one Warp kernel that turns a step into observation, reward and
 termination, and a class of attributes that names them (`diffenvs.tasks.hopper` is a good one to
-copy). Nothing else is needed: `diffenvs.env` makes the environments from it, with gradients.
+copy). Nothing else is needed: `diffenvs.vector_env` makes the environments from it, with gradients.
 
 The kernel runs one thread per world, after the physics, and keeps the adjoint that Warp generates
 for it. Its arguments are, in this order::

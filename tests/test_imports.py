@@ -121,7 +121,9 @@ def test_scan_sees_every_form_of_import(tmp_path, monkeypatch):
     """The scan reads absolute and relative imports, also those inside a function."""
     monkeypatch.setitem(globals(), "PACKAGE", tmp_path)
     (tmp_path / "physics").mkdir()
-    text = "import torch.nn\ndef f():\n    from .. import rollout\n    from ..tasks.ant import Ant\n"
+    text = (
+        "import torch.nn\ndef f():\n    from .. import rollout\n    from ..tasks.ant import Ant\n"
+    )
     (tmp_path / "physics" / "a.py").write_text(text)
     (tmp_path / "b.py").write_text("from . import physics\nfrom diffenvs.physics import step\n")
     assert _importers("torch") == {"physics/a.py"}
