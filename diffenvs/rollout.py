@@ -32,6 +32,7 @@ import warp as wp
 from diffenvs import env_kernels as kernels
 from diffenvs.physics import Physics, State
 from diffenvs.physics.tape import paused_tape
+from diffenvs.step_fields import StepFields
 from diffenvs.task import Task
 
 
@@ -49,6 +50,7 @@ class Slot:
     start: State
     state: State  # after the physics, before a reset
     action: wp.array
+    forces: Any  # of the last physics step, as far as the task reads them
     reset: wp.array  # worlds that were reset within this step
     cut: wp.array  # worlds whose start state was written by a reset
     record: Any
@@ -86,6 +88,7 @@ class Adjoint:
     step_state: State
     prev: State
     direct_action: wp.array
+    forces: Any
 
 
 class Rollout:
@@ -124,6 +127,7 @@ class Rollout:
         self.physics = Physics(
             task.mjm, num_envs, device, nstep=task.nstep, nconmax=nconmax, njmax=njmax
         )
+        self.fields = StepFields(task.reads, task.active_reads(), self.physics)
         self.state = self.physics.make_state()
         self.seed = self._array(dtype=int)
         self.episode = self._array(dtype=int)
@@ -141,6 +145,7 @@ class Rollout:
         self._start = task.make_start(device)
         self._start_out = self._make_outputs()
         self._no_action = self._array(self.physics.nu)
+        self._no_forces = self._make_forces()
         self._plain = self._make_slot(record=False)
         self.last = self._plain
         """Slot of the last step; `last.reset` says which worlds it reset."""
@@ -163,11 +168,15 @@ class Rollout:
             info=self._array(columns),
         )
 
+    def _make_forces(self) -> Any:
+        return self.physics.make_forces(self.fields.forces) if self.fields.forces else None
+
     def _make_slot(self, record: bool) -> Slot:
         return Slot(
             start=self.physics.make_state() if record else self.state,
             state=self.physics.make_state(),
             action=self._array(self.physics.nu),
+            forces=self._make_forces(),
             reset=self._array(dtype=wp.bool),
             cut=self._array(dtype=wp.bool),
             record=self.physics.make_record() if record else None,
@@ -189,6 +198,7 @@ class Rollout:
                 step_state=make_state(),
                 prev=make_state(),
                 direct_action=self._array(nu),
+                forces=self._make_forces(),
             )
         return self._adj
 
@@ -234,7 +244,7 @@ class Rollout:
                 outputs=_fields(self.state),
                 device=self.device,
             )
-        task.launch_outputs(self.state, self.state, self._no_action, tuple(out))
+        self._launch_start_outputs()
         wp.launch(
             kernels.show_start,
             dim=self.num_envs,
@@ -243,10 +253,16 @@ class Rollout:
             device=self.device,
         )
 
+    def _launch_start_outputs(self) -> None:
+        """Compute what is seen of a state to which no step led."""
+        state = self.state
+        fields = self.fields.launch(state, state, self._no_action, self._no_forces)
+        self.task.launch_outputs(fields, tuple(self._start_out))
+
     def observe(self) -> None:
         """Make `obs` and `info` show the present state, after it was set from outside."""
         out = self._start_out
-        self.task.launch_outputs(self.state, self.state, self._no_action, tuple(out))
+        self._launch_start_outputs()
         wp.copy(self.obs, out.obs)
         wp.copy(self.info, out.info)
 
@@ -301,8 +317,11 @@ class Rollout:
                 outputs=[self.cut, *_fields(slot.start), slot.cut],
                 device=self.device,
             )
-        self.physics.launch_step(slot.start, slot.action, slot.state, slot.record)
-        self.task.launch_outputs(slot.start, slot.state, slot.action, tuple(self.step_out))
+        self.physics.launch_step(
+            slot.start, slot.action, slot.state, slot.record, *_given(slot.forces)
+        )
+        fields = self.fields.launch(slot.start, slot.state, slot.action, slot.forces)
+        self.task.launch_outputs(fields, tuple(self.step_out))
         wp.launch(
             kernels.finish_step,
             dim=self.num_envs,
@@ -360,15 +379,15 @@ class Rollout:
             outputs=[*_fields(adj.step_state)[:3], adj.step_obs],
             device=self.device,
         )
-        for array in (*_fields(adj.prev)[:3], adj.direct_action):
-            array.zero_()
+        fields = self.fields.launch(slot.start, slot.state, slot.action, slot.forces)
+        adj_fields = self.fields.zero_adj(adj.prev, adj.step_state, adj.direct_action, adj.forces)
         self.task.launch_outputs_vjp(
-            (slot.start, slot.state, slot.action, tuple(self.step_out)),
-            adj.step_obs,
-            adj.reward,
-            (adj.prev, adj.step_state, adj.direct_action),
+            fields, tuple(self.step_out), adj.step_obs, adj.reward, adj_fields
         )
-        self.physics.launch_step_vjp(slot.record, adj.step_state, adj.state, adj.action)
+        self.fields.launch_vjp(slot.start, slot.state, adj.prev, adj.step_state)
+        self.physics.launch_step_vjp(
+            slot.record, adj.step_state, adj.state, adj.action, *_given(adj.forces)
+        )
         wp.launch(
             kernels.join_step_vjp,
             dim=self.num_envs,
@@ -439,6 +458,10 @@ class Rollout:
                 "autoreset_mode=DISABLED reset them first: "
                 "reset(options={'reset_mask': terminated | truncated})"
             )
+
+
+def _given(forces: Any) -> list[Any]:
+    return [] if forces is None else [forces]
 
 
 def _fields(state: State) -> list[wp.array]:

@@ -58,7 +58,7 @@ class DiffVectorEnv(gym.vector.VectorEnv):
             worlds to `reset(options={"reset_mask": ...})`.
         window: Number of successive grad_steps that can be differentiated together.
         frame_skip: Physics steps per step; None is the task's own.
-        integrator: "euler" or "implicitfast"; None is what the model file says.
+        integrator: "euler", "implicitfast" or "rk4"; None is what the model file says.
         nconmax: Contacts per world for which memory is set aside; None is an estimate.
         njmax: Constraint rows per world for which memory is set aside; None is an estimate.
         seed: Seed of the first reset, if `reset` gives none.

@@ -103,8 +103,8 @@ def test_physics_needs_no_gymnasium_and_no_torch(blocked):
 
 
 def test_imports_run_one_way():
-    """Physics knows nothing above it, tasks nothing of environments; one file imports torch."""
-    assert _importers("torch") == {"torch_bridge.py"}
+    """Physics knows nothing above it, tasks nothing of environments; two files import torch."""
+    assert _importers("torch") == {"policy.py", "torch_bridge.py"}
     above = {
         f"diffenvs.{path.stem}" if path.parent == PACKAGE else f"diffenvs.{path.name}"
         for path in PACKAGE.iterdir()
@@ -121,9 +121,7 @@ def test_scan_sees_every_form_of_import(tmp_path, monkeypatch):
     """The scan reads absolute and relative imports, also those inside a function."""
     monkeypatch.setitem(globals(), "PACKAGE", tmp_path)
     (tmp_path / "physics").mkdir()
-    text = (
-        "import torch.nn\ndef f():\n    from .. import rollout\n    from ..tasks.ant import Ant\n"
-    )
+    text = "import torch.nn\ndef f():\n  from .. import rollout\n  from ..tasks.ant import Ant\n"
     (tmp_path / "physics" / "a.py").write_text(text)
     (tmp_path / "b.py").write_text("from . import physics\nfrom diffenvs.physics import step\n")
     assert _importers("torch") == {"physics/a.py"}

@@ -13,6 +13,7 @@ from . import private, solver_hessian, tangent
 from .check import check_model
 from .contact_refine import refine_contacts
 from .fold import folded
+from .forces import Forces, check_forces, launch_forces, make_forces
 from .inputs import Inputs, as_inputs, check_arrays, check_mocap, copy_inputs, make_inputs
 from .record import RK4_NODES, RK4_WEIGHTS, Record, Substep, make_substep
 from .sizes import most_contacts, most_rows
@@ -180,12 +181,27 @@ class Physics:
                 qpos_next=wp.zeros((self.nworld, self.nq), dtype=float),
             )
 
+    def make_forces(self, names: tuple[str, ...]) -> Forces:
+        """Memory for forces of the last substep, or for their cotangents.
+
+        Args:
+            names: of fields of `Forces`; the others stay None and cost nothing.
+
+        Raises:
+            ValueError: a name is not that of a force.
+            UnsupportedFeature: a force has no gradient in this model; the message says why.
+        """
+        check_forces(self.mjm, self._flags, names)
+        with wp.ScopedDevice(self.device):
+            return make_forces(self.m, self.nworld, names)
+
     def launch_step(
         self,
         state: State,
         ctrl: wp.array | Inputs,
         state_out: State,
         record: Record | None = None,
+        forces: Forces | None = None,
     ) -> None:
         """Launches one step. No allocation that outlives it, no host read: it can be captured.
 
@@ -194,6 +210,7 @@ class Physics:
             ctrl: controls, (nworld, nu), or all inputs.
             state_out: receives the state after.
             record: receives what `launch_step_vjp` needs; None to step without an adjoint.
+            forces: by `make_forces`; receives the forces of the last substep.
         """
         m, inputs = self.m, as_inputs(ctrl)
         if record is None:
@@ -217,6 +234,8 @@ class Physics:
                     _rungekutta4(m, self._flags, s, into, self._solver)
                 else:
                     _INTEGRATE[int(m.opt.integrator)](m, into)
+            if forces is not None:
+                launch_forces(m, self._flags, substeps[-1], forces)
             if record is not None:
                 wp.copy(record.qpos_next, state_out.qpos)
                 wp.copy(record.qvel_next, state_out.qvel)
