@@ -122,7 +122,7 @@ WINDOWS = {
     "DiffHalfCheetah-v0": Window(_forward_reward(1.0, 0.1)),
     "DiffHopper-v0": Window(_forward_reward(1.0, 1e-3)),
     "DiffHumanoid-v0": Window(_humanoid_reward(1.25, 0.1), elliptic=True),
-    "DiffHumanoidStandup-v0": Window(_standup_reward, elliptic=True),
+    "DiffHumanoidStandup-v0": Window(_standup_reward, contacts=0.25, elliptic=True),
     "DiffInvertedDoublePendulum-v0": Window(
         _double_pendulum_reward, contacts=0.0, reach=0.1, accept=_is_upright
     ),
