@@ -13,8 +13,9 @@ has no gradient of its own, through the value of the state before it.
 Ant has a shorter window (`TASKS`): its contacts are stiff and its steps long (0.05 s), and through
 32 of them the gradient is too large to be of use.
 
-It writes TensorBoard logs, the learning curve (PNG), a video (MP4, where pictures can be drawn) and
-the policy to `out`. What the policy is worth in Gymnasium's own environment, and how it looks:
+It writes TensorBoard logs, the learning curve (CSV and PNG), a video (MP4, where pictures can be
+drawn) and the policy to `out`. What the policy is worth in Gymnasium's own environment, and how it
+looks:
 
     python -m diffenvs.evaluate --env DiffAnt-v0 --policy runs/apg/DiffAnt-v0/policy.pt2
     python -m diffenvs.play --env DiffAnt-v0 --policy runs/apg/DiffAnt-v0/policy.pt2
@@ -23,6 +24,8 @@ the policy to `out`. What the policy is worth in Gymnasium's own environment, an
 from __future__ import annotations
 
 import copy
+import csv
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -232,13 +235,16 @@ def record_video(cfg: Config, policy: Policy, folder: Path) -> str:
     return f"video: {folder}/episode-episode-0.mp4"
 
 
-def plot(curve: list[tuple[int, float]], title: str, path: Path) -> None:
-    """Draw the learning curve."""
+def write_curve(curve: list[tuple[int, int, float, float]], title: str, folder: Path) -> None:
+    """Write the learning curve down, and draw it."""
+    with (folder / "curve.csv").open("w", newline="") as file:
+        csv.writer(file).writerows([("iteration", "steps", "seconds", "return"), *curve])
+    iterations, _, _, returns = zip(*curve, strict=True)
     figure, axes = plt.subplots(figsize=(6, 4), layout="constrained")
-    axes.plot(*zip(*curve, strict=True), marker=".")
+    axes.plot(iterations, returns, marker=".")
     axes.set(xlabel="iteration", ylabel="return of an episode, without noise", title=title)
     axes.grid(alpha=0.3)
-    figure.savefig(path, dpi=120)
+    figure.savefig(folder / "learning_curve.png", dpi=120)
     plt.close(figure)
 
 
@@ -278,7 +284,8 @@ def main(cfg: Config) -> None:
 
     test_seed = cfg.seed + 1_000_000  # starts that training has not been chosen by
     before = evaluate(eval_envs, policy, test_seed)[0].mean().item()
-    best, best_policy, curve = -float("inf"), copy.deepcopy(policy), []
+    best, best_policy, start = -float("inf"), copy.deepcopy(policy), time.perf_counter()
+    curve = [(0, 0, 0.0, before)]
     progress = trange(cfg.iterations, desc=cfg.env)
     for iteration in progress:
         fresh = torch.rand(cfg.num_envs) < cfg.restart
@@ -314,7 +321,7 @@ def main(cfg: Config) -> None:
         writer.add_scalar("train/gradient_norm", norm, steps)
         if (iteration + 1) % cfg.eval_every == 0 or iteration + 1 == cfg.iterations:
             result = evaluate(eval_envs, policy, cfg.seed)[0].mean().item()
-            curve.append((iteration + 1, result))
+            curve.append((iteration + 1, steps, time.perf_counter() - start, result))
             writer.add_scalar("eval/return", result, steps)
             progress.set_postfix({"return": f"{result:.1f}"})
             if result > best:
@@ -323,7 +330,7 @@ def main(cfg: Config) -> None:
 
     returns, trace = evaluate(eval_envs, best_policy, test_seed)
     after = returns.mean().item()
-    plot(curve, cfg.env, folder / "learning_curve.png")
+    write_curve(curve, cfg.env, folder)
     save_policy(folder / "policy.pt2", best_policy, nobs)
     print(f"Return of an episode: {before:.1f} before, {after:.1f} after training.")
     print(verdict(cfg.env, trace, before, after))
