@@ -27,11 +27,22 @@ TASKS = {
     "DiffHopper-v0": ("diffenvs.tasks.hopper:Hopper", 1000),
     "DiffHalfCheetah-v0": ("diffenvs.tasks.half_cheetah:HalfCheetah", 1000),
     "DiffAnt-v0": ("diffenvs.tasks.ant:Ant", 1000),
+    "DiffReacher-v0": ("diffenvs.tasks.reacher:Reacher", 50),
+    "DiffPusher-v0": ("diffenvs.tasks.pusher:Pusher", 100),
+    "DiffHumanoid-v0": ("diffenvs.tasks.humanoid:Humanoid", 1000),
+    "DiffHumanoidStandup-v0": ("diffenvs.tasks.humanoid_standup:HumanoidStandup", 1000),
+    "DiffWalker2d-v0": ("diffenvs.tasks.walker2d:Walker2d", 1000),
+    "DiffSwimmer-v0": ("diffenvs.tasks.swimmer:Swimmer", 1000),
+    "DiffInvertedPendulum-v0": ("diffenvs.tasks.inverted_pendulum:InvertedPendulum", 1000),
+    "DiffInvertedDoublePendulum-v0": (
+        "diffenvs.tasks.inverted_double_pendulum:InvertedDoublePendulum",
+        1000,
+    ),
 }
 
 _PUBLIC = {
-    "DiffEnv": "diffenvs.env",
-    "DiffVectorEnv": "diffenvs.env",
+    "DiffEnv": "diffenvs.diffenvs",
+    "DiffVectorEnv": "diffenvs.vector_env",
     "Task": "diffenvs.task",
 }
 
@@ -47,8 +58,8 @@ def register(id: str, task: str, max_episode_steps: int | None = None, **kwargs:
     """
     gym.register(
         id=id,
-        entry_point="diffenvs.env:DiffEnv",
-        vector_entry_point="diffenvs.env:DiffVectorEnv",
+        entry_point="diffenvs.diffenvs:DiffEnv",
+        vector_entry_point="diffenvs.vector_env:DiffVectorEnv",
         max_episode_steps=max_episode_steps,
         kwargs={"task": task, **kwargs},
     )

@@ -15,6 +15,14 @@ SAME_STEP = wp.constant(1)
 DISABLED = wp.constant(2)
 
 
+@wp.func
+def start_rng(seed: int, episode: int) -> wp.uint32:
+    """Random state of an episode's start: it depends on nothing else."""
+    # Hashed twice, so that neighbouring seeds do not share their episodes with a shift.
+    rng = wp.rand_init(seed)
+    return wp.rand_init(wp.randi(rng), episode)
+
+
 @wp.kernel
 def reset_worlds(
     # In:
@@ -36,9 +44,7 @@ def reset_worlds(
     world = wp.tid()
     if not mask_in[world]:
         return
-    # Hashed twice, so that neighbouring seeds do not share their episodes with a shift.
-    rng = wp.rand_init(seed_in[world])
-    rng = wp.rand_init(wp.randi(rng), episode_in[world])
+    rng = start_rng(seed_in[world], episode_in[world])
     for i in range(qpos_out.shape[1]):
         noise = wp.where(qpos_noise == 0, wp.randf(rng, -1.0, 1.0), wp.randn(rng))
         qpos_out[world, i] = init_qpos_in[i] + noise_scale * noise
@@ -48,6 +54,32 @@ def reset_worlds(
         qacc_warmstart_out[world, i] = 0.0
     for i in range(act_out.shape[1]):
         act_out[world, i] = 0.0
+
+
+@wp.kernel
+def write_start(
+    # In:
+    mask_in: wp.array[wp.bool],
+    qpos_in: wp.array2d[float],
+    qvel_in: wp.array2d[float],
+    act_in: wp.array2d[float],
+    # Out:
+    qpos_out: wp.array2d[float],
+    qvel_out: wp.array2d[float],
+    act_out: wp.array2d[float],
+    qacc_warmstart_out: wp.array2d[float],
+):
+    """Put worlds of the mask into a given state, with a cold start of the solver."""
+    world = wp.tid()
+    if not mask_in[world]:
+        return
+    for i in range(qpos_out.shape[1]):
+        qpos_out[world, i] = qpos_in[world, i]
+    for i in range(qvel_out.shape[1]):
+        qvel_out[world, i] = qvel_in[world, i]
+        qacc_warmstart_out[world, i] = 0.0
+    for i in range(act_out.shape[1]):
+        act_out[world, i] = act_in[world, i]
 
 
 @wp.kernel

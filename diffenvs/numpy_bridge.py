@@ -8,21 +8,14 @@ adjoint. The three bridges (NumPy, Warp, torch) have the same methods: `step`, `
 from __future__ import annotations
 
 from contextlib import nullcontext
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import warp as wp
 
 from diffenvs import env_kernels as kernels
+from diffenvs.env_state import EnvState
 from diffenvs.rollout import Rollout
-
-
-class EnvState(NamedTuple):
-    """State of all worlds, or its cotangent: arrays of the kind that the environment returns."""
-
-    qpos: Any  # (num_envs, nq)
-    qvel: Any  # (num_envs, nv)
-    act: Any  # (num_envs, na)
 
 
 class NumpyBridge:
@@ -31,7 +24,6 @@ class NumpyBridge:
     def __init__(self, rollout: Rollout) -> None:
         self.rollout = rollout
         self.name = rollout.task.name
-        self._done = np.zeros(rollout.num_envs, dtype=bool)
         self.adj_initial_state: EnvState | None = None
 
     def stream(self) -> Any:
@@ -45,8 +37,8 @@ class NumpyBridge:
     def step(self, actions: Any, record: bool) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Step; return obs, reward and final_obs."""
         rollout = self.rollout
-        if rollout.mode == kernels.DISABLED and self._done.any():
-            worlds = np.flatnonzero(self._done).tolist()
+        worlds = np.flatnonzero(rollout.pending.numpy()).tolist()
+        if rollout.mode == kernels.DISABLED and worlds:
             raise AssertionError(
                 f"{self.name}: worlds {worlds} are done. With autoreset_mode=DISABLED reset them "
                 "before the next step: reset(options={'reset_mask': terminated | truncated})"
@@ -58,7 +50,6 @@ class NumpyBridge:
             rollout.step(actions)
         rollout.settle()
         out = rollout.step_out
-        self._done = self.read(out.terminated) | self.read(rollout.truncated)
         return self.read(rollout.obs), self.read(out.reward), self.read(out.obs)
 
     def _check(self, actions: Any) -> np.ndarray:
@@ -84,15 +75,12 @@ class NumpyBridge:
     def set_state(self, qpos: Any, qvel: Any, act: Any) -> None:
         """Put the worlds into a state."""
         self.rollout.set_state(*(np.asarray(x, dtype=np.float32) for x in (qpos, qvel, act)))
-        self.begin()
 
     def begin(self) -> None:
-        """All worlds are fresh."""
-        self._done[:] = False
+        """There is no history outside the window."""
 
-    def reset(self, mask: Any) -> np.ndarray:
+    def reset(self, mask: wp.array) -> np.ndarray:
         """Some worlds are fresh; return the observations."""
-        self._done &= ~mask.numpy()
         return self.read(self.rollout.obs)
 
     def backward(

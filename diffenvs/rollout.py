@@ -32,6 +32,7 @@ import warp as wp
 from diffenvs import env_kernels as kernels
 from diffenvs.physics import Physics, State
 from diffenvs.physics.tape import paused_tape
+from diffenvs.step_fields import StepFields
 from diffenvs.task import Task
 
 
@@ -49,6 +50,7 @@ class Slot:
     start: State
     state: State  # after the physics, before a reset
     action: wp.array
+    forces: Any  # of the last physics step, as far as the task reads them
     reset: wp.array  # worlds that were reset within this step
     cut: wp.array  # worlds whose start state was written by a reset
     record: Any
@@ -86,6 +88,7 @@ class Adjoint:
     step_state: State
     prev: State
     direct_action: wp.array
+    forces: Any
 
 
 class Rollout:
@@ -124,6 +127,7 @@ class Rollout:
         self.physics = Physics(
             task.mjm, num_envs, device, nstep=task.nstep, nconmax=nconmax, njmax=njmax
         )
+        self.fields = StepFields(task.reads, task.active_reads(), self.physics)
         self.state = self.physics.make_state()
         self.seed = self._array(dtype=int)
         self.episode = self._array(dtype=int)
@@ -141,6 +145,7 @@ class Rollout:
         self._start = task.make_start(device)
         self._start_out = self._make_outputs()
         self._no_action = self._array(self.physics.nu)
+        self._no_forces = self._make_forces()
         self._plain = self._make_slot(record=False)
         self.last = self._plain
         """Slot of the last step; `last.reset` says which worlds it reset."""
@@ -163,11 +168,15 @@ class Rollout:
             info=self._array(columns),
         )
 
+    def _make_forces(self) -> Any:
+        return self.physics.make_forces(self.fields.forces) if self.fields.forces else None
+
     def _make_slot(self, record: bool) -> Slot:
         return Slot(
             start=self.physics.make_state() if record else self.state,
             state=self.physics.make_state(),
             action=self._array(self.physics.nu),
+            forces=self._make_forces(),
             reset=self._array(dtype=wp.bool),
             cut=self._array(dtype=wp.bool),
             record=self.physics.make_record() if record else None,
@@ -189,12 +198,19 @@ class Rollout:
                 step_state=make_state(),
                 prev=make_state(),
                 direct_action=self._array(nu),
+                forces=self._make_forces(),
             )
         return self._adj
 
     # Reset
 
-    def reset(self, mask: wp.array, reseed: wp.array, seed: wp.array) -> None:
+    def reset(
+        self,
+        mask: wp.array,
+        reseed: wp.array,
+        seed: wp.array,
+        start: tuple[wp.array, ...] | None = None,
+    ) -> None:
         """Begin new episodes in the worlds of the mask; `obs` and `info` then show their start.
 
         Args:
@@ -202,6 +218,7 @@ class Rollout:
             reseed: Worlds that take a new seed and begin its first episode; the others begin the
                 next episode of the seed that they have.
             seed: New seeds, read where `reseed` is set.
+            start: qpos, qvel and act in which the episodes begin; None: random ones.
         """
         wp.launch(
             kernels.mark_reset,
@@ -210,13 +227,24 @@ class Rollout:
             outputs=[self.seed, self.episode, self.elapsed, self.pending, self.cut],
             device=self.device,
         )
-        self._launch_start(mask, keep_step_info=False)
+        self._launch_start(mask, keep_step_info=False, start=start)
 
-    def _launch_start(self, mask: wp.array, keep_step_info: bool) -> None:
+    def _launch_start(
+        self, mask: wp.array, keep_step_info: bool, start: tuple[wp.array, ...] | None = None
+    ) -> None:
         """Write start states into the masked worlds and show what is observed of them."""
         task, out = self.task, self._start_out
-        task.launch_reset(mask, self.seed, self.episode, self._start, self.state)
-        task.launch_outputs(self.state, self.state, self._no_action, tuple(out))
+        if start is None:
+            task.launch_reset(mask, self.seed, self.episode, self._start, self.state)
+        else:
+            wp.launch(
+                kernels.write_start,
+                dim=self.num_envs,
+                inputs=[mask, *start],
+                outputs=_fields(self.state),
+                device=self.device,
+            )
+        self._launch_start_outputs()
         wp.launch(
             kernels.show_start,
             dim=self.num_envs,
@@ -225,12 +253,28 @@ class Rollout:
             device=self.device,
         )
 
+    def _launch_start_outputs(self) -> None:
+        """Compute what is seen of a state to which no step led."""
+        state = self.state
+        fields = self.fields.launch(state, state, self._no_action, self._no_forces)
+        self.task.launch_outputs(fields, tuple(self._start_out))
+
     def observe(self) -> None:
         """Make `obs` and `info` show the present state, after it was set from outside."""
         out = self._start_out
-        self.task.launch_outputs(self.state, self.state, self._no_action, tuple(out))
+        self._launch_start_outputs()
         wp.copy(self.obs, out.obs)
         wp.copy(self.info, out.info)
+
+    def carried(self) -> dict[str, wp.array]:
+        """The arrays that decide how the worlds go on, and `obs`, what is seen of them now."""
+        return vars(self.state) | {
+            "seed": self.seed,
+            "episode": self.episode,
+            "elapsed": self.elapsed,
+            "pending": self.pending,
+            "obs": self.obs,
+        }
 
     # Step
 
@@ -273,8 +317,11 @@ class Rollout:
                 outputs=[self.cut, *_fields(slot.start), slot.cut],
                 device=self.device,
             )
-        self.physics.launch_step(slot.start, slot.action, slot.state, slot.record)
-        self.task.launch_outputs(slot.start, slot.state, slot.action, tuple(self.step_out))
+        self.physics.launch_step(
+            slot.start, slot.action, slot.state, slot.record, *_given(slot.forces)
+        )
+        fields = self.fields.launch(slot.start, slot.state, slot.action, slot.forces)
+        self.task.launch_outputs(fields, tuple(self.step_out))
         wp.launch(
             kernels.finish_step,
             dim=self.num_envs,
@@ -332,15 +379,15 @@ class Rollout:
             outputs=[*_fields(adj.step_state)[:3], adj.step_obs],
             device=self.device,
         )
-        for array in (*_fields(adj.prev)[:3], adj.direct_action):
-            array.zero_()
+        fields = self.fields.launch(slot.start, slot.state, slot.action, slot.forces)
+        adj_fields = self.fields.zero_adj(adj.prev, adj.step_state, adj.direct_action, adj.forces)
         self.task.launch_outputs_vjp(
-            (slot.start, slot.state, slot.action, tuple(self.step_out)),
-            adj.step_obs,
-            adj.reward,
-            (adj.prev, adj.step_state, adj.direct_action),
+            fields, tuple(self.step_out), adj.step_obs, adj.reward, adj_fields
         )
-        self.physics.launch_step_vjp(slot.record, adj.step_state, adj.state, adj.action)
+        self.fields.launch_vjp(slot.start, slot.state, adj.prev, adj.step_state)
+        self.physics.launch_step_vjp(
+            slot.record, adj.step_state, adj.state, adj.action, *_given(adj.forces)
+        )
         wp.launch(
             kernels.join_step_vjp,
             dim=self.num_envs,
@@ -411,6 +458,10 @@ class Rollout:
                 "autoreset_mode=DISABLED reset them first: "
                 "reset(options={'reset_mask': terminated | truncated})"
             )
+
+
+def _given(forces: Any) -> list[Any]:
+    return [] if forces is None else [forces]
 
 
 def _fields(state: State) -> list[wp.array]:

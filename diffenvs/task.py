@@ -2,7 +2,7 @@
 
 A task is one file: an MJCF model, one Warp kernel that turns a step into observation, reward and
 termination, and a class of attributes that names them (`diffenvs.tasks.hopper` is a good one to
-copy). Nothing else is needed: `diffenvs.env` makes the environments from it, with gradients.
+copy). Nothing else is needed: `diffenvs.vector_env` makes the environments from it, with gradients.
 
 The kernel runs one thread per world, after the physics, and keeps the adjoint that Warp generates
 for it. Its arguments are, in this order::
@@ -14,10 +14,13 @@ for it. Its arguments are, in this order::
     terminated_out  (num_envs,) bool
     info_out        (num_envs, columns) float32: the columns of `state_info`, then of `step_info`
 
-Fields that end in `_prev` are those of the state before the step, the others of the state after
-it. There is nothing else to read: positions of bodies, contact forces and the like are not in the
-list, because the simulator computes them before it integrates, so after a step they are one
-substep old, and the adjoint of a step does not start from them.
+What can be read, and what it means, is in `diffenvs.step_fields`: the states before and after the
+step, kinematics of both, forces of the last physics step. `mujoco.MjData` holds kinematics that are
+one forward pass old after a step; these are fresh, so a reward on the position of a body sees all
+that the action did to it.
+
+Warp differentiates the kernel, which asks something of it: a variable that is changed in a loop is
+a sum, and a norm is kept away from zero, where it has no derivative.
 """
 
 from __future__ import annotations
@@ -34,13 +37,13 @@ import warp as wp
 
 from diffenvs.env_kernels import reset_worlds
 from diffenvs.physics import State
+from diffenvs.step_fields import READABLE
 
-STATE_FIELDS = ("qpos", "qvel", "act")
-READABLE = (*STATE_FIELDS, *(f"{field}_prev" for field in STATE_FIELDS), "action")
 OUTPUTS = ("obs_out", "reward_out", "terminated_out", "info_out")
 INTEGRATORS = {
     "euler": mujoco.mjtIntegrator.mjINT_EULER,
     "implicitfast": mujoco.mjtIntegrator.mjINT_IMPLICITFAST,
+    "rk4": mujoco.mjtIntegrator.mjINT_RK4,
 }
 NOISE = {"uniform": 0, "normal": 1}
 
@@ -51,10 +54,14 @@ class Task:
     Args:
         xml_file: MJCF file to use instead of the task's own.
         frame_skip: Physics steps per environment step; the task's own if not given.
-        integrator: "euler" or "implicitfast"; what the model file says if not given.
+        integrator: "euler", "implicitfast" or "rk4"; what the model file says if not given.
         **parameters: Weights and limits of the task, by the names in `defaults`.
     """
 
+    gymnasium: ClassVar[str | None] = None
+    """Id of the task of Gymnasium that this one is, for example "Ant-v5"."""
+    v5: ClassVar[dict[str, Any]] = {}
+    """Keywords with which this task is `gymnasium` without any, as far as single precision goes."""
     xml: ClassVar[str]
     """MJCF file: a path, or the name of a file of the package `envs_assets`."""
     frame_skip: ClassVar[int]
@@ -63,14 +70,20 @@ class Task:
     """Outputs kernel, see the module docstring."""
     reads: ClassVar[tuple[str, ...]] = ("qpos_prev", "qpos", "qvel", "action")
     """Fields that the kernel reads, in the order of its arguments."""
+    reads_if: ClassVar[dict[str, tuple[str, ...]]] = {}
+    """Fields of `reads` that cost something: field -> keywords. While all of these are False or 0
+    the field is not computed: its array has no columns, and the kernel may not look at it."""
     params: ClassVar[Any]
     """`wp.struct` of the kernel. Each field is a keyword of `defaults` or a key of `derived`."""
     defaults: ClassVar[dict[str, Any]]
-    """Every keyword of the task with its default. `reset_noise_scale` is one of them."""
+    """Every keyword of the task with its default: a flag, a number, a range or a choice."""
+    choices: ClassVar[dict[str, tuple[str, ...]]] = {}
+    """Keywords that are strings: name -> what is accepted. The kernel gets the place in it."""
     refused: ClassVar[dict[str, tuple[Any, str]]] = {}
     """Keywords that are known but accept one value: name -> (the value, why no other)."""
     obs_dim: ClassVar[int | None] = None
-    """Length of the observation; None: all of qpos but its first `skipped_qpos`, and qvel."""
+    """Length of the observation; None: all of qpos but its first `skipped_qpos`, and qvel. Where
+    it depends on other keywords, override `observation_size`."""
     skipped_qpos: ClassVar[int] = 0
     """Entries of qpos that `exclude_current_positions_from_observation` leaves out."""
     state_info: ClassVar[tuple[str, ...]] = ()
@@ -80,7 +93,10 @@ class Task:
     init_key: ClassVar[str | None] = None
     """Key frame of the model at which episodes start; None: its reference configuration."""
     reset_noise: ClassVar[tuple[str, str]] = ("uniform", "uniform")
-    """Distribution of the noise on the start's qpos and qvel, "uniform" on [-1, 1] or "normal"."""
+    """Distribution of the noise on the start's qpos and qvel, "uniform" on [-1, 1] or "normal"; it
+    is scaled by the keyword `reset_noise_scale`."""
+    reset_kernel: ClassVar[wp.Kernel] = reset_worlds
+    """Kernel that writes start states; one of your own has the same arguments."""
     camera: ClassVar[dict[str, Any]] = {}
     """Attributes of the viewer's free camera, as Gymnasium's `default_camera_config`."""
 
@@ -116,15 +132,18 @@ class Task:
         self.nstep = int(self.nstep)
         self.dt = float(self.mjm.opt.timestep) * self.nstep
         self.init_qpos, self.init_qvel = self._start()
-        self.obs_size = self._obs_size()
+        self.obs_size = self.observation_size()
         self.p = self._struct()
 
     def _merge(self, given: dict[str, Any]) -> dict[str, Any]:
         """Return the defaults with `given` put in, every value checked against its default."""
         values = dict(self.defaults)
+        refused = dict(self.refused)
+        if self.gymnasium and "reward" not in values:
+            refused["reward"] = ("v5", f"its reward is that of {self.gymnasium} in any case")
         for name, value in given.items():
-            if name in self.refused:
-                accepted, reason = self.refused[name]
+            if name in refused:
+                accepted, reason = refused[name]
                 if value != accepted:
                     raise ValueError(f"{self.name} accepts only {name}={accepted!r}: {reason}")
             elif name not in values:
@@ -137,7 +156,12 @@ class Task:
         return values
 
     def _convert(self, name: str, value: Any, default: Any) -> Any:
-        """Return `value` in the type of `default`: a flag, a range (low, high) or a number."""
+        """Return `value` in the type of `default`: a flag, a choice, a range or a number."""
+        if name in self.choices:
+            if value in self.choices[name]:
+                return value
+            accepted = list(self.choices[name])
+            raise ValueError(f"{self.name}: {name}={value!r} is not one of {accepted}")
         if isinstance(default, bool):
             if isinstance(value, bool | np.bool_):
                 return bool(value)
@@ -180,16 +204,26 @@ class Task:
         values = self.parameters | self.derived()
         for field in self.params.vars:
             value = values[field]
+            if field in self.choices:
+                value = self.choices[field].index(value)
             setattr(p, field, wp.vec2(*value) if isinstance(value, tuple) else value)
         return p
 
-    def _obs_size(self) -> int:
-        """Length of the observation under the present parameters."""
+    def observation_size(self) -> int:
+        """Return the length of the observation under the present parameters."""
+        if self.obs_dim is not None:
+            return self.obs_dim
         excluded = self.parameters.get("exclude_current_positions_from_observation", False)
-        size = self.obs_dim
-        if size is None:
-            size = self.mjm.nq + self.mjm.nv - self.skipped_qpos * excluded
-        return size
+        return self.mjm.nq + self.mjm.nv - self.skipped_qpos * excluded
+
+    def active_reads(self) -> list[str]:
+        """Return the fields that the kernel looks at under the present parameters."""
+        return [
+            field
+            for field in self.reads
+            if field not in self.reads_if
+            or any(self.parameters[name] for name in self.reads_if[field])
+        ]
 
     def _start(self) -> tuple[np.ndarray, np.ndarray]:
         """Return the state around which episodes start: a key frame or the reference."""
@@ -215,7 +249,7 @@ class Task:
     ) -> None:
         """Write a start state into the worlds in `mask`, random by (seed, episode) alone."""
         wp.launch(
-            reset_worlds,
+            self.reset_kernel,
             dim=mask.shape[0],
             inputs=[
                 mask,
@@ -224,55 +258,46 @@ class Task:
                 *start,
                 NOISE[self.reset_noise[0]],
                 NOISE[self.reset_noise[1]],
-                self.parameters["reset_noise_scale"],
+                self.parameters.get("reset_noise_scale", 0.0),
             ],
             outputs=[state.qpos, state.qvel, state.act, state.qacc_warmstart],
             device=mask.device,
         )
 
-    def launch_outputs(
-        self, prev: State, state: State, action: wp.array, outputs: tuple[wp.array, ...]
-    ) -> None:
-        """Compute (obs, reward, terminated, info) of the step from `prev` to `state`."""
+    def launch_outputs(self, fields: dict[str, wp.array], outputs: tuple[wp.array, ...]) -> None:
+        """Compute (obs, reward, terminated, info) from the fields of `reads`, given by name."""
         wp.launch(
             self.kernel,
-            dim=action.shape[0],
-            inputs=[self.p, *self._fields(prev, state, action)],
+            dim=outputs[1].shape[0],
+            inputs=[self.p, *(fields[field] for field in self.reads)],
             outputs=list(outputs),
-            device=action.device,
+            device=outputs[1].device,
         )
 
     def launch_outputs_vjp(
         self,
-        primal: tuple[State, State, wp.array, tuple[wp.array, ...]],
+        fields: dict[str, wp.array],
+        outputs: tuple[wp.array, ...],
         adj_obs: wp.array,
         adj_reward: wp.array,
-        adj: tuple[State, State, wp.array],
+        adj_fields: dict[str, wp.array],
     ) -> None:
-        """Add to `adj`, the cotangents of (prev, state, action), those of obs and reward.
+        """Add to the cotangents of the fields those of obs and reward.
 
         Args:
-            primal: The arguments of `launch_outputs`.
+            fields: As in `launch_outputs`.
+            outputs: As in `launch_outputs`.
             adj_obs: Cotangent of the observation.
             adj_reward: Cotangent of the reward.
-            adj: Cotangents of the state before, the state after and the action, accumulated.
+            adj_fields: Cotangents of the fields of `reads` by name, accumulated.
         """
-        prev, state, action, outputs = primal
         wp.launch(
             self.kernel,
-            dim=action.shape[0],
-            inputs=[self.p, *self._fields(prev, state, action)],
+            dim=outputs[1].shape[0],
+            inputs=[self.p, *(fields[field] for field in self.reads)],
             outputs=list(outputs),
-            adj_inputs=[self.params(), *self._fields(*adj)],
+            adj_inputs=[self.params(), *(adj_fields[field] for field in self.reads)],
             adj_outputs=[adj_obs, adj_reward, None, None],
-            device=action.device,
+            device=outputs[1].device,
             adjoint=True,
         )
-
-    def _fields(self, prev: State, state: State, action: wp.array) -> list[wp.array]:
-        """Return the arrays that the kernel reads, in its order."""
-        arrays = {"action": action}
-        for field in STATE_FIELDS:
-            arrays[field] = getattr(state, field)
-            arrays[f"{field}_prev"] = getattr(prev, field)
-        return [arrays[field] for field in self.reads]

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 import warp as wp
 
-from diffenvs.numpy_bridge import EnvState
+from diffenvs.env_state import EnvState
 from diffenvs.rollout import Rollout
 
 

@@ -13,7 +13,7 @@ from typing import Any
 import warp as wp
 
 from diffenvs import env_kernels as kernels
-from diffenvs.numpy_bridge import EnvState
+from diffenvs.env_state import EnvState
 from diffenvs.physics.tape import accumulate, active_tape, paused_tape
 from diffenvs.rollout import Rollout, Ticket
 

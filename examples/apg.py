@@ -13,8 +13,11 @@ has no gradient of its own, through the value of the state before it.
 Ant has a shorter window (`TASKS`): its contacts are stiff and its steps long (0.05 s), and through
 32 of them the gradient is too large to be of use.
 
-It writes TensorBoard logs, the learning curve (PNG), the policy and a video (MP4, where pictures
-can be drawn) to `out`.
+It writes TensorBoard logs, the learning curve (PNG), a video (MP4, where pictures can be drawn) and
+the policy to `out`. What the policy is worth in Gymnasium's own environment, and how it looks:
+
+    python -m diffenvs.evaluate --env DiffAnt-v0 --policy runs/apg/DiffAnt-v0/policy.pt2
+    python -m diffenvs.play --env DiffAnt-v0 --policy runs/apg/DiffAnt-v0/policy.pt2
 """
 
 from __future__ import annotations
@@ -36,6 +39,7 @@ from torch.utils.tensorboard import SummaryWriter
 from tqdm import trange
 
 import diffenvs  # noqa: F401  (registers the environments)
+from diffenvs.policy import save_policy
 
 
 @dataclass
@@ -320,7 +324,7 @@ def main(cfg: Config) -> None:
     returns, trace = evaluate(eval_envs, best_policy, test_seed)
     after = returns.mean().item()
     plot(curve, cfg.env, folder / "learning_curve.png")
-    torch.save(best_policy.state_dict(), folder / "policy.pt")
+    save_policy(folder / "policy.pt2", best_policy, nobs)
     print(f"Return of an episode: {before:.1f} before, {after:.1f} after training.")
     print(verdict(cfg.env, trace, before, after))
     print(f"Results are in {folder}; {record_video(cfg, best_policy.cpu(), folder)}")

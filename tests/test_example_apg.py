@@ -25,7 +25,7 @@ def test_example_trains_for_two_iterations(tmp_path, env):
     if env == "DiffCartPoleSwingUp-v0":
         assert "NOT swung up" in done.stdout  # two steps of the optimizer can't
     folder = tmp_path / env
-    for name in ("learning_curve.png", "policy.pt"):
+    for name in ("learning_curve.png", "policy.pt2"):
         assert (folder / name).stat().st_size > 1000
     assert list(folder.glob("events.out.tfevents.*"))
     assert list(folder.glob("*.mp4")) or "no video" in done.stdout

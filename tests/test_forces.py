@@ -15,10 +15,11 @@ from test_step_vjp import load_gymnasium
 from diffenvs.physics import Forces, Physics, UnsupportedFeature
 from diffenvs.physics import finite_diff as fd
 from diffenvs.physics.accuracy import measure, play
-from diffenvs.physics.forces import NAMES
+from diffenvs.physics.forces import FORCES
 from diffenvs.physics.tape import captured
 
 NUM_STATES = 12
+NAMES = tuple(FORCES)
 
 
 def stepped(mjm, states, nstep=1, recorded=False, names=NAMES):

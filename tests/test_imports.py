@@ -2,13 +2,17 @@
 
 import ast
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+from diffenvs import TASKS
+
 PACKAGE = Path(__file__).parents[1] / "diffenvs"
+ENVIRONMENTS = ("diffenvs.vector_env", "diffenvs.diffenvs", "diffenvs.torch_bridge")
 
 # Gives `diffenvs` a bare parent module, so that only what `diffenvs.physics` imports is loaded:
 # the parent's own __init__ registers environments, for which it needs Gymnasium.
@@ -63,6 +67,7 @@ def test_import_loads_no_simulator():
     loaded = _loaded("import diffenvs")
     assert {"diffenvs", "gymnasium"} <= loaded
     assert not loaded & {"warp", "mujoco", "mujoco_warp", "torch"}
+    assert loaded - _loaded("import gymnasium") == {"diffenvs"}
 
 
 def test_import_is_fast():
@@ -70,6 +75,17 @@ def test_import_is_fast():
     code = "import time, gymnasium; t = time.perf_counter(); import diffenvs; "
     seconds = [float(_python(code + "print(time.perf_counter() - t)")) for _ in range(3)]
     assert 0 < min(seconds) < 0.3
+
+
+def test_registry_lists_the_suite_under_one_heading():
+    """`gym.pprint_registry()` prints the ids of the package, and no other, below its name."""
+    printed = _python("import gymnasium, diffenvs; gymnasium.pprint_registry()")
+    _, *sections = re.split(r"^===== (.*) =====$", printed, flags=re.MULTILINE)
+    headings, ids = sections[::2], [section.split() for section in sections[1::2]]
+    assert len(headings) == len(set(headings))
+    listed = dict(zip(headings, ids, strict=True))
+    assert listed["diffenvs"] == sorted(TASKS)
+    assert {"classic_control", "mujoco"} <= listed.keys()
 
 
 @pytest.mark.parametrize("blocked", [False, True])
@@ -87,17 +103,17 @@ def test_physics_needs_no_gymnasium_and_no_torch(blocked):
 
 
 def test_imports_run_one_way():
-    """Physics knows nothing above it, tasks nothing of environments; one file imports torch."""
-    assert _importers("torch") == {"torch_bridge.py"}
+    """Physics knows nothing above it, tasks nothing of environments; two files import torch."""
+    assert _importers("torch") == {"policy.py", "torch_bridge.py"}
     above = {
         f"diffenvs.{path.stem}" if path.parent == PACKAGE else f"diffenvs.{path.name}"
         for path in PACKAGE.iterdir()
         if path.suffix == ".py" or (path.is_dir() and path.name not in ("physics", "__pycache__"))
     }
-    assert {"diffenvs.task", "diffenvs.tasks", "diffenvs.env"} <= above
+    assert {"diffenvs.task", "diffenvs.tasks", *ENVIRONMENTS} <= above
     below = {name for name in _importers(*above, "gymnasium") if name.startswith("physics/")}
     assert below == set()
-    environments = _importers("diffenvs.env", "diffenvs.torch_bridge")
+    environments = _importers(*ENVIRONMENTS)
     assert not {f for f in environments if f == "task.py" or f.startswith("tasks/")}
 
 
@@ -105,11 +121,11 @@ def test_scan_sees_every_form_of_import(tmp_path, monkeypatch):
     """The scan reads absolute and relative imports, also those inside a function."""
     monkeypatch.setitem(globals(), "PACKAGE", tmp_path)
     (tmp_path / "physics").mkdir()
-    text = "import torch.nn\ndef f():\n    from .. import env\n    from ..tasks.ant import Ant\n"
+    text = "import torch.nn\ndef f():\n  from .. import rollout\n  from ..tasks.ant import Ant\n"
     (tmp_path / "physics" / "a.py").write_text(text)
     (tmp_path / "b.py").write_text("from . import physics\nfrom diffenvs.physics import step\n")
     assert _importers("torch") == {"physics/a.py"}
-    assert _importers("diffenvs.env") == {"physics/a.py"}
+    assert _importers("diffenvs.rollout") == {"physics/a.py"}
     assert _importers("diffenvs.tasks") == {"physics/a.py"}
     assert _importers("diffenvs.physics") == {"b.py"}
     assert _importers("diffenvs.physics.step") == {"b.py"}

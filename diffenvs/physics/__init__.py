@@ -6,17 +6,22 @@ The mathematics is in `DERIVATION.md`.
 """
 
 from .check import UnsupportedFeature, check_model
-from .forces import Forces
+from .forces import FORCES, Forces
 from .inputs import Inputs
+from .kinematics import Kinematics
 from .linearize import linearize
+from .spatial import vec10
 from .step import Physics, State
 
 __all__ = [
+    "FORCES",
     "Forces",
     "Inputs",
+    "Kinematics",
     "Physics",
     "State",
     "UnsupportedFeature",
     "check_model",
     "linearize",
+    "vec10",
 ]

@@ -27,6 +27,13 @@ wp.set_module_options({"enable_backward": False})
 
 _TRN = mujoco.mjtTrn
 
+FORCES = {
+    # name: (dtype, size of the model that gives its columns)
+    "qfrc_actuator": (float, "nv"),
+    "qfrc_constraint": (float, "nv"),
+    "cfrc_ext": (wp.spatial_vector, "nbody"),
+}
+
 
 @dataclasses.dataclass
 class Forces:
@@ -46,21 +53,17 @@ class Forces:
 
     def given(self) -> dict[str, wp.array]:
         """The arrays that are not None, by name."""
-        arrays = {name: getattr(self, name) for name in NAMES}
+        arrays = {name: getattr(self, name) for name in FORCES}
         return {name: array for name, array in arrays.items() if array is not None}
-
-
-NAMES = tuple(f.name for f in dataclasses.fields(Forces))
 
 
 def make_forces(m: mjw.Model, nworld: int, names: tuple[str, ...]) -> Forces:
     """Memory for the forces with these names."""
-    arrays = {
-        "qfrc_actuator": lambda: wp.zeros((nworld, m.nv), dtype=float),
-        "qfrc_constraint": lambda: wp.zeros((nworld, m.nv), dtype=float),
-        "cfrc_ext": lambda: wp.zeros((nworld, m.nbody), dtype=wp.spatial_vector),
-    }
-    return Forces(**{name: arrays[name]() for name in names})
+    arrays = {}
+    for name in names:
+        dtype, size = FORCES[name]
+        arrays[name] = wp.zeros((nworld, getattr(m, size)), dtype=dtype)
+    return Forces(**arrays)
 
 
 def check_forces(mjm: mujoco.MjModel, flags: Flags, names: tuple[str, ...]) -> None:
@@ -71,8 +74,8 @@ def check_forces(mjm: mujoco.MjModel, flags: Flags, names: tuple[str, ...]) -> N
         UnsupportedFeature: lists all that has no gradient.
     """
     for name in names:
-        if name not in NAMES:
-            raise ValueError(f"Physics: there is no force '{name}'; there are {', '.join(NAMES)}")
+        if name not in FORCES:
+            raise ValueError(f"Physics: there is no force '{name}'; there are {', '.join(FORCES)}")
     found = [f"{name}: {why}" for name in names for why in _REFUSED[name](mjm, flags)]
     if names and flags.discrete:
         found.insert(0, "integrator discrete: set integrator to Euler, RK4 or implicitfast")

@@ -81,6 +81,8 @@ def half_cheetah_outputs(
 class HalfCheetah(Task):
     """See the module docstring."""
 
+    gymnasium = "HalfCheetah-v5"
+    v5 = {"integrator": "euler"}
     xml = "half_cheetah.xml"
     frame_skip = 5
     kernel = half_cheetah_outputs

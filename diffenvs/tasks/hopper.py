@@ -104,6 +104,8 @@ def hopper_outputs(
 class Hopper(Task):
     """See the module docstring."""
 
+    gymnasium = "Hopper-v5"
+    v5 = {"integrator": "rk4"}
     xml = "hopper.xml"
     frame_skip = 4
     kernel = hopper_outputs

@@ -1,4 +1,4 @@
-"""The Gymnasium environments: `DiffVectorEnv`, and `DiffEnv`, its view of one world.
+"""The vector environment, `DiffVectorEnv`; `DiffEnv` of `diffenvs.diffenvs` is one world of it.
 
 Both follow Gymnasium's interface and add to it
 
@@ -6,7 +6,8 @@ Both follow Gymnasium's interface and add to it
 * `backward(...)` (NumPy), `loss.backward()` (torch) or `tape.backward()` (Warp): the gradient;
 * `detach()`: forget the history, the next window of grad_steps begins at the present state;
 * `state`: qpos, qvel, act; differentiable in torch and Warp;
-* `set_state(qpos, qvel)`.
+* `set_state(qpos, qvel)`;
+* `get_state()` and `set_state(snapshot)`: go on from there later, bit for bit on the CPU.
 
 `reset()` of all worlds, `step` and `set_state` begin a new window as well.
 """
@@ -19,12 +20,14 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 import warp as wp
-from gymnasium.utils import EzPickle, seeding
+from gymnasium.utils import seeding
 from gymnasium.vector import AutoresetMode
 from gymnasium.vector.utils import batch_space
 
 from diffenvs import env_kernels as kernels
-from diffenvs.numpy_bridge import EnvState, NumpyBridge
+from diffenvs import reset_options
+from diffenvs.env_state import EnvState, Snapshot, check_state
+from diffenvs.numpy_bridge import NumpyBridge
 from diffenvs.physics.tape import paused_tape
 from diffenvs.rendering import RENDER_MODES, Frames, WorldRenderer
 from diffenvs.rollout import Rollout
@@ -55,7 +58,7 @@ class DiffVectorEnv(gym.vector.VectorEnv):
             worlds to `reset(options={"reset_mask": ...})`.
         window: Number of successive grad_steps that can be differentiated together.
         frame_skip: Physics steps per step; None is the task's own.
-        integrator: "euler" or "implicitfast"; None is what the model file says.
+        integrator: "euler", "implicitfast" or "rk4"; None is what the model file says.
         nconmax: Contacts per world for which memory is set aside; None is an estimate.
         njmax: Constraint rows per world for which memory is set aside; None is an estimate.
         seed: Seed of the first reset, if `reset` gives none.
@@ -102,7 +105,7 @@ class DiffVectorEnv(gym.vector.VectorEnv):
         xml_file: str | None = None,
         **parameters: Any,
     ) -> None:
-        task_class = _load_task(task)
+        task_class = load_task(task)
         self.task = task_class(xml_file, frame_skip, integrator, **parameters)
         self._name = self.task.name
         self.num_envs = self._count("num_envs", num_envs)
@@ -211,19 +214,36 @@ class DiffVectorEnv(gym.vector.VectorEnv):
         What a world draws depends on its seed and on the number of its episode alone: world i has
         the seed `seed + i`, or `seed[i]`; without a seed the next episode of the old seed begins.
 
+        Args:
+            seed: A seed, or one per world.
+            options: "reset_mask", (num_envs,) of bool: the worlds to reset. "state", a tuple
+                (qpos, qvel) or (qpos, qvel, act) of arrays with a row per world: the worlds that
+                are reset begin their episode there, and not in a random state; no gradient passes
+                back into these arrays.
+
         Returns:
             The observations of all worlds, and the state columns of info.
         """
-        unknown = set(options or ()) - {"reset_mask"}
+        options = options or {}
+        unknown = set(options) - {"reset_mask", "state"}
         if unknown:
             raise ValueError(
-                f"{self._name}: reset knows no options {sorted(unknown)}; it has 'reset_mask'"
+                f"{self._name}: reset knows no options {sorted(unknown)}; it has 'reset_mask' and "
+                "'state'"
             )
-        given = options.get("reset_mask") if options else None
-        mask, everywhere = self._reset_mask(given)
-        reseed, seeds = self._seeds(seed, everywhere)
+        given = reset_options.reset_mask(self._name, options.get("reset_mask"), self.num_envs)
+        everywhere = options.get("reset_mask") is None
+        start = options.get("state")
+        if start is not None:
+            start = reset_options.start_state(self._name, start, given, self._shapes())
+        seeds = self._seeds(seed, everywhere)
         with paused_tape(), self._stream():
-            self.rollout.reset(mask, reseed, seeds)
+            mask = wp.array(given, dtype=wp.bool, device=self.device)
+            if start is not None:
+                start = tuple(wp.array(value, dtype=float, device=self.device) for value in start)
+            reseed = wp.array([x is not None for x in seeds], dtype=wp.bool, device=self.device)
+            values = wp.array(reset_options.fold_seeds(seeds), dtype=int, device=self.device)
+            self.rollout.reset(mask, reseed, values, start)
             if everywhere:
                 self.rollout.misused.zero_()  # this is what was asked for
                 self.rollout.detach()
@@ -365,25 +385,61 @@ class DiffVectorEnv(gym.vector.VectorEnv):
         """
         return self._bridge.state()
 
-    def set_state(self, qpos: Any, qvel: Any, act: Any = None) -> None:
-        """Put the worlds into a state; `act` None is zero.
+    def set_state(self, qpos: Any, qvel: Any = None, act: Any = None) -> None:
+        """Put the worlds into a state; the next window begins there.
 
-        No world is done after it, and the time limit counts anew.
+        Args:
+            qpos: Positions, (num_envs, nq), or a snapshot of `get_state`, from which the worlds go
+                on as they did then.
+            qvel: Velocities, (num_envs, nv). No world is done after it, and the time limit counts
+                anew.
+            act: Activations, (num_envs, na); None is zero.
         """
-        physics = self.rollout.physics
+        if isinstance(qpos, Snapshot):
+            self._restore(qpos)
+            return
+        if qvel is None:
+            raise TypeError(
+                f"{self._name}: set_state takes (qpos, qvel), (qpos, qvel, act) or a snapshot of "
+                f"get_state(), not {type(qpos)} alone"
+            )
+        shapes = self._shapes()
         if act is None:
-            act = np.zeros((self.num_envs, physics.na), dtype=np.float32)
-        widths = {"qpos": physics.nq, "qvel": physics.nv, "act": physics.na}
-        for (name, width), value in zip(widths.items(), (qpos, qvel, act), strict=True):
-            wanted = (self.num_envs, width)
-            if tuple(np.shape(value)) != wanted:
-                given = tuple(np.shape(value))
-                raise ValueError(f"{self._name}: {name} has the shape {wanted}, not {given}")
+            act = np.zeros(shapes["act"], dtype=np.float32)
+        check_state(self._name, (qpos, qvel, act), shapes)
         if not self._seeded:
             raise gym.error.ResetNeeded(f"{self._name}: call reset() before set_state()")
         self.rollout.detach()
         self._forget()
         self._bridge.set_state(qpos, qvel, act)
+
+    def get_state(self) -> Snapshot:
+        """Return all that decides how the worlds go on, for `set_state`: NumPy, to be kept."""
+        if not self._seeded:
+            raise gym.error.ResetNeeded(f"{self._name}: call reset() before get_state()")
+        with paused_tape(), self._stream():
+            arrays = {name: array.numpy().copy() for name, array in self.rollout.carried().items()}
+        return Snapshot(self._name, arrays)
+
+    def _restore(self, snapshot: Snapshot) -> None:
+        """Go on from a snapshot."""
+        with paused_tape(), self._stream():
+            carried = self.rollout.carried()
+            snapshot.check(self._name, {name: array.numpy() for name, array in carried.items()})
+            done = np.flatnonzero(snapshot.arrays["pending"]).tolist()
+            if done and self.autoreset_mode is AutoresetMode.SAME_STEP:
+                raise ValueError(
+                    f"{self._name}: worlds {done} of the snapshot are done and wait for their "
+                    "reset, which with autoreset_mode=SAME_STEP no world does; take the snapshot "
+                    "after the reset, or use the mode with which it was taken"
+                )
+            for name, array in carried.items():
+                if array.size:
+                    array.assign(snapshot.arrays[name])
+            self.rollout.misused.zero_()
+            self.rollout.detach()
+            self._forget()
+        self._seeded = True
 
     # Helpers
 
@@ -396,59 +452,27 @@ class DiffVectorEnv(gym.vector.VectorEnv):
             if bridge is not keep:
                 bridge.begin()
 
-    def _reset_mask(self, given: Any) -> tuple[wp.array, bool]:
-        """Return the mask on the device, and whether it is that of all worlds by default."""
-        if given is None:
-            return wp.array(np.ones(self.num_envs, dtype=bool), device=self.device), True
-        what = f"{self._name}: options['reset_mask']"
-        if isinstance(given, np.ndarray):
-            mask = given
-        elif isinstance(given, wp.array):
-            mask = given.numpy()
-        elif type(given).__module__.startswith("torch"):
-            mask = given.detach().cpu().numpy()
-        else:
-            raise TypeError(f"{what} must be an array of bool, not {type(given)}")
-        if mask.shape != (self.num_envs,):
-            raise ValueError(f"{what} must have the shape ({self.num_envs},), not {mask.shape}")
-        if mask.dtype != np.bool_:
-            raise TypeError(f"{what} must be of dtype bool, not {mask.dtype}")
-        if not mask.any():
-            raise ValueError(f"{what} must have at least one True")
-        return wp.array(mask, dtype=wp.bool, device=self.device), False
+    def _shapes(self) -> dict[str, tuple[int, int]]:
+        """Shapes of the arrays of a state."""
+        physics, n = self.rollout.physics, self.num_envs
+        return {"qpos": (n, physics.nq), "qvel": (n, physics.nv), "act": (n, physics.na)}
 
-    def _seeds(self, seed: Any, everywhere: bool) -> tuple[wp.array, wp.array]:
-        """Return which worlds take a new seed, and the seeds."""
-        if seed is None and not self._seeded:
-            seed = self._first_seed
-            if seed is None:
-                seed = int(self.np_random.integers(2**31))
-        if isinstance(seed, int | np.integer):
-            super().reset(seed=int(seed))
-            seeds: list[int | None] = [int(seed) + world for world in range(self.num_envs)]
-        elif seed is None:
-            seeds = [None] * self.num_envs
-        else:
-            seeds = list(seed)
-            if len(seeds) != self.num_envs:
-                raise ValueError(
-                    f"{self._name}: seed is a number or {self.num_envs} of them, not {len(seeds)}"
-                )
-            self._np_random, self._np_random_seed = seeding.np_random(seeds[0])
+    def _seeds(self, given: Any, everywhere: bool) -> list[int | None]:
+        """Return the seed that each world takes; None keeps the one that it has."""
         if not everywhere and not self._seeded:
             raise gym.error.ResetNeeded(f"{self._name}: reset all worlds before some of them")
+        if given is None and not self._seeded:
+            given = self._first_seed
+            if given is None:
+                given = int(self.np_random.integers(2**31))
+        seeds = reset_options.seeds(self._name, given, self.num_envs)
+        if given is not None:
+            self._np_random, self._np_random_seed = seeding.np_random(seeds[0])
         self._seeded = True
-        reseed = np.array([value is not None for value in seeds])
-        # Seeds may be longer than 32 bits: fold them, keep the low ones as they are.
-        folded = [0 if value is None else (value ^ (value >> 32)) & 0xFFFFFFFF for value in seeds]
-        values = np.array(folded, dtype=np.uint32).view(np.int32)
-        return (
-            wp.array(reseed, dtype=wp.bool, device=self.device),
-            wp.array(values, dtype=int, device=self.device),
-        )
+        return seeds
 
 
-def _load_task(task: str | type[Task]) -> type[Task]:
+def load_task(task: str | type[Task]) -> type[Task]:
     """Import "module:Class"."""
     if isinstance(task, str):
         module, _, name = task.partition(":")
@@ -456,143 +480,3 @@ def _load_task(task: str | type[Task]) -> type[Task]:
     if not (isinstance(task, type) and issubclass(task, Task)):
         raise TypeError(f"task is a subclass of diffenvs.Task or its 'module:Class', not {task!r}")
     return task
-
-
-class DiffEnv(gym.Env, EzPickle):
-    """One world of a task, with NumPy outputs, as Gymnasium's own MuJoCo environments.
-
-    It has no time limit of its own (`gym.make` wraps one around it, which counts calls of its
-    `step`) and no autoreset. Behind a wrapper, `grad_step`, `backward` and the rest are reached
-    as `env.unwrapped.grad_step`.
-
-    Args:
-        task: "module:Class" of a `diffenvs.task.Task`, or the class.
-        **kwargs: Keywords of `DiffVectorEnv`, but num_envs, arrays, autoreset_mode and
-            max_episode_steps.
-    """
-
-    metadata = {"render_modes": RENDER_MODES}
-
-    def __init__(self, task: str | type[Task], **kwargs: Any) -> None:
-        EzPickle.__init__(self, task, **kwargs)
-        fixed = {"num_envs", "arrays", "autoreset_mode", "max_episode_steps"} & set(kwargs)
-        if fixed:
-            raise TypeError(
-                f"{_load_task(task).__name__}: {sorted(fixed)} are keywords of gym.make_vec, not "
-                "of gym.make"
-            )
-        self.worlds = DiffVectorEnv(task, 1, autoreset_mode=AutoresetMode.DISABLED, **kwargs)
-        self.metadata = {
-            key: value for key, value in self.worlds.metadata.items() if key != "autoreset_mode"
-        }
-        self.render_mode = self.worlds.render_mode
-        self.observation_space = self.worlds.single_observation_space
-        self.action_space = self.worlds.single_action_space
-        self.model = self.worlds.model
-        self.dt = self.worlds.dt
-        self.init_qpos = self.worlds.task.init_qpos.copy()
-        self.init_qvel = self.worlds.task.init_qvel.copy()
-        self._terminated = False
-
-    def reset(
-        self, *, seed: int | None = None, options: dict[str, Any] | None = None
-    ) -> tuple[np.ndarray, dict[str, Any]]:
-        """Begin an episode: the first of the seed, or the next one. There are no options."""
-        if options:
-            name = self.worlds.task.name
-            raise ValueError(f"{name}: reset has no options, not {sorted(options)}")
-        super().reset(seed=seed)
-        if seed is None and not self.worlds._seeded and self.worlds._first_seed is None:
-            seed = int(self.np_random.integers(2**31))
-        obs, info = self.worlds.reset(seed=seed)
-        self._terminated = False
-        return obs[0], _first(info)
-
-    def step(self, action: Any) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
-        """Step, without keeping what a gradient would need."""
-        return self._single(self.worlds.step(self._batch(action)))
-
-    def grad_step(self, action: Any) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
-        """Step, and keep what the gradient of the step needs in the window."""
-        return self._single(self.worlds.grad_step(self._batch(action)))
-
-    def backward(self, adj_obs: Any, adj_reward: Any, adj_state: Any = None) -> np.ndarray:
-        """Differentiate the window of T grad_steps made so far.
-
-        Args:
-            adj_obs: Cotangent of the observations, (T, obs_dim); None is zero.
-            adj_reward: Cotangent of the rewards, (T,); None is zero.
-            adj_state: Cotangent of `state` after each step, a tuple (qpos, qvel, act) of arrays
-                (T, ...), each of which may be None.
-
-        Returns:
-            The cotangent of the actions, (T, nu); `adj_initial_state` has that of the start.
-        """
-        if adj_state is not None:
-            adj_state = tuple(_insert_world(value) for value in adj_state)
-        adjoint = self.worlds.backward(
-            _insert_world(adj_obs), _insert_world(adj_reward), None, adj_state
-        )
-        return adjoint[:, 0]
-
-    @property
-    def adj_initial_state(self) -> EnvState:
-        """Cotangent of the state at which the window began, by the last `backward`."""
-        return EnvState(*(value[0] for value in self.worlds.adj_initial_state))
-
-    def detach(self) -> None:
-        """Forget the history: the next window begins at the present state."""
-        self.worlds.detach()
-
-    @property
-    def state(self) -> EnvState:
-        """Copies of qpos (nq,), qvel (nv,) and act (na,)."""
-        return EnvState(*(value[0] for value in self.worlds.state))
-
-    def set_state(self, qpos: Any, qvel: Any, act: Any = None) -> None:
-        """Put the world into a state; `act` None is zero."""
-        act = None if act is None else np.asarray(act)[None]
-        self.worlds.set_state(np.asarray(qpos)[None], np.asarray(qvel)[None], act)
-        self._terminated = False
-
-    def state_vector(self) -> np.ndarray:
-        """Return qpos and qvel in one array."""
-        return np.concatenate(self.state[:2])
-
-    def render(self) -> Any:
-        """Return a picture in the render mode, or show it (mode "human")."""
-        frames = self.worlds.render()
-        return None if frames is None else frames[0]
-
-    def close(self) -> None:
-        """Free the renderer."""
-        self.worlds.close()
-
-    def _batch(self, action: Any) -> np.ndarray:
-        action = np.asarray(action)
-        if action.shape != self.action_space.shape:
-            raise ValueError(
-                f"{self.worlds.task.name}: an action has the shape {self.action_space.shape}, not "
-                f"{action.shape}"
-            )
-        if self._terminated:
-            raise AssertionError(
-                f"{self.worlds.task.name}: the episode has terminated; call reset() before the "
-                "next step"
-            )
-        return action[None]
-
-    def _single(self, outputs: Any) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
-        obs, reward, terminated, truncated, info = outputs
-        self._terminated = bool(terminated[0])
-        return obs[0], float(reward[0]), self._terminated, bool(truncated[0]), _first(info)
-
-
-def _first(info: dict[str, Any]) -> dict[str, float]:
-    """Info of world 0."""
-    return {name: float(values[0]) for name, values in info.items()}
-
-
-def _insert_world(value: Any) -> Any:
-    """Give a cotangent over time an axis of one world."""
-    return None if value is None else np.asarray(value)[:, None]

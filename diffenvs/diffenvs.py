@@ -1,0 +1,175 @@
+"""The single environment, `DiffEnv`: one world of a `DiffVectorEnv`.
+
+Gymnasium's `pprint_registry` lists an id under the name of the module of its entry point. That is
+why this one bears the name of the package: the suite stands under one heading, "diffenvs".
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+from gymnasium.utils import EzPickle
+from gymnasium.vector import AutoresetMode
+
+from diffenvs.env_state import EnvState, Snapshot
+from diffenvs.rendering import RENDER_MODES
+from diffenvs.task import Task
+from diffenvs.vector_env import DiffVectorEnv, load_task
+
+
+class DiffEnv(gym.Env, EzPickle):
+    """One world of a task, with NumPy outputs, as Gymnasium's own MuJoCo environments.
+
+    It has no time limit of its own (`gym.make` wraps one around it, which counts calls of its
+    `step`) and no autoreset. Behind a wrapper, `grad_step`, `backward` and the rest are reached
+    as `env.unwrapped.grad_step`.
+
+    Args:
+        task: "module:Class" of a `diffenvs.task.Task`, or the class.
+        **kwargs: Keywords of `DiffVectorEnv`, but num_envs, arrays, autoreset_mode and
+            max_episode_steps.
+    """
+
+    metadata = {"render_modes": RENDER_MODES}
+
+    def __init__(self, task: str | type[Task], **kwargs: Any) -> None:
+        EzPickle.__init__(self, task, **kwargs)
+        fixed = {"num_envs", "arrays", "autoreset_mode", "max_episode_steps"} & set(kwargs)
+        if fixed:
+            raise TypeError(
+                f"{load_task(task).__name__}: {sorted(fixed)} are keywords of gym.make_vec, not "
+                "of gym.make"
+            )
+        self.worlds = DiffVectorEnv(task, 1, autoreset_mode=AutoresetMode.DISABLED, **kwargs)
+        self.metadata = {
+            key: value for key, value in self.worlds.metadata.items() if key != "autoreset_mode"
+        }
+        self.render_mode = self.worlds.render_mode
+        self.observation_space = self.worlds.single_observation_space
+        self.action_space = self.worlds.single_action_space
+        self.model = self.worlds.model
+        self.dt = self.worlds.dt
+        self.init_qpos = self.worlds.task.init_qpos.copy()
+        self.init_qvel = self.worlds.task.init_qvel.copy()
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[np.ndarray, dict[str, Any]]:
+        """Begin an episode: the first of the seed, or the next one.
+
+        options["state"], a tuple (qpos, qvel) or (qpos, qvel, act), is where it begins instead of
+        in a random state.
+        """
+        options = options or {}
+        if set(options) - {"state"}:
+            raise ValueError(
+                f"{self.worlds.task.name}: reset knows no options "
+                f"{sorted(set(options) - {'state'})}; it has 'state'"
+            )
+        start = options.get("state")
+        if isinstance(start, tuple | list):
+            options = {"state": tuple(None if x is None else np.asarray(x)[None] for x in start)}
+        super().reset(seed=seed)
+        if seed is None and not self.worlds._seeded and self.worlds._first_seed is None:
+            seed = int(self.np_random.integers(2**31))
+        obs, info = self.worlds.reset(seed=seed, options=options)
+        return obs[0], _first(info)
+
+    def step(self, action: Any) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
+        """Step, without keeping what a gradient would need."""
+        return self._single(self.worlds.step(self._batch(action)))
+
+    def grad_step(self, action: Any) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
+        """Step, and keep what the gradient of the step needs in the window."""
+        return self._single(self.worlds.grad_step(self._batch(action)))
+
+    def backward(self, adj_obs: Any, adj_reward: Any, adj_state: Any = None) -> np.ndarray:
+        """Differentiate the window of T grad_steps made so far.
+
+        Args:
+            adj_obs: Cotangent of the observations, (T, obs_dim); None is zero.
+            adj_reward: Cotangent of the rewards, (T,); None is zero.
+            adj_state: Cotangent of `state` after each step, a tuple (qpos, qvel, act) of arrays
+                (T, ...), each of which may be None.
+
+        Returns:
+            The cotangent of the actions, (T, nu); `adj_initial_state` has that of the start.
+        """
+        if adj_state is not None:
+            adj_state = tuple(_insert_world(value) for value in adj_state)
+        adjoint = self.worlds.backward(
+            _insert_world(adj_obs), _insert_world(adj_reward), None, adj_state
+        )
+        return adjoint[:, 0]
+
+    @property
+    def adj_initial_state(self) -> EnvState:
+        """Cotangent of the state at which the window began, by the last `backward`."""
+        return EnvState(*(value[0] for value in self.worlds.adj_initial_state))
+
+    def detach(self) -> None:
+        """Forget the history: the next window begins at the present state."""
+        self.worlds.detach()
+
+    @property
+    def state(self) -> EnvState:
+        """Copies of qpos (nq,), qvel (nv,) and act (na,)."""
+        return EnvState(*(value[0] for value in self.worlds.state))
+
+    def set_state(self, qpos: Any, qvel: Any = None, act: Any = None) -> None:
+        """Put the world into a state (qpos, qvel[, act]), or go on from a snapshot of `get_state`.
+
+        `act` None is zero. Gymnasium's `TimeLimit` keeps its count of steps to itself.
+        """
+        if isinstance(qpos, Snapshot) or qvel is None:
+            self.worlds.set_state(qpos)
+            return
+        act = None if act is None else np.asarray(act)[None]
+        self.worlds.set_state(np.asarray(qpos)[None], np.asarray(qvel)[None], act)
+
+    def get_state(self) -> Snapshot:
+        """Return all that decides how the world goes on, for `set_state`: NumPy, to be kept."""
+        return self.worlds.get_state()
+
+    def state_vector(self) -> np.ndarray:
+        """Return qpos and qvel in one array."""
+        return np.concatenate(self.state[:2])
+
+    def render(self) -> Any:
+        """Return a picture in the render mode, or show it (mode "human")."""
+        frames = self.worlds.render()
+        return None if frames is None else frames[0]
+
+    def close(self) -> None:
+        """Free the renderer."""
+        self.worlds.close()
+
+    def _batch(self, action: Any) -> np.ndarray:
+        action = np.asarray(action)
+        if action.shape != self.action_space.shape:
+            raise ValueError(
+                f"{self.worlds.task.name}: an action has the shape {self.action_space.shape}, not "
+                f"{action.shape}"
+            )
+        if self.worlds.rollout.pending.numpy()[0]:
+            raise AssertionError(
+                f"{self.worlds.task.name}: the episode has terminated; call reset() before the "
+                "next step"
+            )
+        return action[None]
+
+    def _single(self, outputs: Any) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
+        obs, reward, terminated, truncated, info = outputs
+        return obs[0], float(reward[0]), bool(terminated[0]), bool(truncated[0]), _first(info)
+
+
+def _first(info: dict[str, Any]) -> dict[str, float]:
+    """Info of world 0."""
+    return {name: float(values[0]) for name, values in info.items()}
+
+
+def _insert_world(value: Any) -> Any:
+    """Give a cotangent over time an axis of one world."""
+    return None if value is None else np.asarray(value)[:, None]
