@@ -10,6 +10,8 @@ has no gradient of its own, through the value of the state before it.
     python examples/apg.py --env DiffAnt-v0         runs
     python examples/apg.py --help                   what can be set
 
+Ctrl-C ends the training early, and leaves what there would be at the end.
+
 Ant has a shorter window (`TASKS`): its contacts are stiff and its steps long (0.05 s), and through
 32 of them the gradient is too large to be of use.
 
@@ -287,45 +289,49 @@ def main(cfg: Config) -> None:
     best, best_policy, start = -float("inf"), copy.deepcopy(policy), time.perf_counter()
     curve = [(0, 0, 0.0, before)]
     progress = trange(cfg.iterations, desc=cfg.env)
-    for iteration in progress:
-        fresh = torch.rand(cfg.num_envs) < cfg.restart
-        if fresh.any():
-            obs, _ = envs.reset(options={"reset_mask": fresh})
-        score, obs, seen = rollout(
-            envs,
-            obs.detach(),
-            policy,
-            lambda x: slow_value_net(policy.normalize(x))[:, 0],
-            cfg,
-        )
-        actor.zero_grad()
-        (-score).backward()
-        norm = nn.utils.clip_grad_norm_(policy.parameters(), cfg.clip_norm)
-        if norm.isfinite():
-            actor.step()
-        schedule.step()
-        envs.detach()  # the next window begins here, without history
+    try:
+        for iteration in progress:
+            fresh = torch.rand(cfg.num_envs) < cfg.restart
+            if fresh.any():
+                obs, _ = envs.reset(options={"reset_mask": fresh})
+            score, obs, seen = rollout(
+                envs,
+                obs.detach(),
+                policy,
+                lambda x: slow_value_net(policy.normalize(x))[:, 0],
+                cfg,
+            )
+            actor.zero_grad()
+            (-score).backward()
+            norm = nn.utils.clip_grad_norm_(policy.parameters(), cfg.clip_norm)
+            if norm.isfinite():
+                actor.step()
+            schedule.step()
+            envs.detach()  # the next window begins here, without history
 
-        batch = torch.cat(seen["obs"])
-        policy.normalize.update(batch)
-        targets = value_targets(seen, cfg.gamma)
-        inputs = policy.normalize(batch)
-        value_loss = fit_value(value_net, critic, inputs, targets, cfg.value_epochs)
-        with torch.no_grad():
-            for slow, fast in zip(slow_value_net.parameters(), value_net.parameters(), strict=True):
-                slow.lerp_(fast, 0.8)
+            batch = torch.cat(seen["obs"])
+            policy.normalize.update(batch)
+            targets = value_targets(seen, cfg.gamma)
+            inputs = policy.normalize(batch)
+            value_loss = fit_value(value_net, critic, inputs, targets, cfg.value_epochs)
+            with torch.no_grad():
+                for slow, fast in zip(slow_value_net.parameters(), value_net.parameters(), strict=True):
+                    slow.lerp_(fast, 0.8)
 
-        steps = (iteration + 1) * cfg.num_envs * cfg.horizon
-        writer.add_scalar("train/reward", torch.stack(seen["reward"]).mean(), steps)
-        writer.add_scalar("train/value_loss", value_loss, steps)
-        writer.add_scalar("train/gradient_norm", norm, steps)
-        if (iteration + 1) % cfg.eval_every == 0 or iteration + 1 == cfg.iterations:
-            result = evaluate(eval_envs, policy, cfg.seed)[0].mean().item()
-            curve.append((iteration + 1, steps, time.perf_counter() - start, result))
-            writer.add_scalar("eval/return", result, steps)
-            progress.set_postfix({"return": f"{result:.1f}"})
-            if result > best:
-                best, best_policy = result, copy.deepcopy(policy)
+            steps = (iteration + 1) * cfg.num_envs * cfg.horizon
+            writer.add_scalar("train/reward", torch.stack(seen["reward"]).mean(), steps)
+            writer.add_scalar("train/value_loss", value_loss, steps)
+            writer.add_scalar("train/gradient_norm", norm, steps)
+            if (iteration + 1) % cfg.eval_every == 0 or iteration + 1 == cfg.iterations:
+                result = evaluate(eval_envs, policy, cfg.seed)[0].mean().item()
+                curve.append((iteration + 1, steps, time.perf_counter() - start, result))
+                writer.add_scalar("eval/return", result, steps)
+                progress.set_postfix({"return": f"{result:.1f}"})
+                if result > best:
+                    best, best_policy = result, copy.deepcopy(policy)
+    except KeyboardInterrupt:
+        progress.close()
+        print("Stopped; what follows is of the best policy so far.")
     writer.close()
 
     returns, trace = evaluate(eval_envs, best_policy, test_seed)
