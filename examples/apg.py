@@ -120,20 +120,24 @@ class Normalize(nn.Module):
 class Policy(nn.Module):
     """Squashed Gaussian policy; without noise it acts by its mean."""
 
-    def __init__(self, normalize: Normalize, nobs: int, nu: int, hidden: int, noise: float) -> None:
+    def __init__(
+        self, normalize: Normalize, nobs: int, high: Tensor, hidden: int, noise: float
+    ) -> None:
         super().__init__()
         self.normalize = normalize
+        self.register_buffer("high", high)
+        nu = len(high)
         self.net = mlp(nobs, hidden, nu)
         for parameter in self.net[-1].parameters():
             parameter.data.mul_(0.1)  # begins near zero, where tanh is not saturated
         self.log_std = nn.Parameter(torch.full((nu,), noise).log())
 
     def forward(self, obs: Tensor, noise: bool = False) -> Tensor:
-        """Act, in [-1, 1]."""
+        """Act, within the bounds of the actions."""
         mean = self.net(self.normalize(obs))
         if noise:
             mean = mean + self.log_std.exp() * torch.randn_like(mean)
-        return torch.tanh(mean)
+        return self.high * torch.tanh(mean)
 
 
 def mlp(size_in: int, hidden: int, size_out: int) -> nn.Sequential:
@@ -272,9 +276,9 @@ def main(cfg: Config) -> None:
     envs: Any = gym.make_vec(cfg.env, num_envs=cfg.num_envs, **make)
     eval_envs: Any = gym.make_vec(cfg.env, num_envs=cfg.eval_envs, **make)
     obs, _ = envs.reset(seed=cfg.seed)
-    nobs, nu = obs.shape[1], envs.single_action_space.shape[0]
+    nobs, high = obs.shape[1], torch.as_tensor(envs.single_action_space.high)
 
-    policy = Policy(Normalize(nobs), nobs, nu, cfg.hidden, cfg.noise).to(obs.device)
+    policy = Policy(Normalize(nobs), nobs, high, cfg.hidden, cfg.noise).to(obs.device)
     value_net = mlp(nobs, cfg.hidden, 1).to(obs.device)
     slow_value_net = copy.deepcopy(value_net)  # follows the other one; what the policy sees
     actor = torch.optim.Adam(
@@ -315,7 +319,9 @@ def main(cfg: Config) -> None:
             inputs = policy.normalize(batch)
             value_loss = fit_value(value_net, critic, inputs, targets, cfg.value_epochs)
             with torch.no_grad():
-                for slow, fast in zip(slow_value_net.parameters(), value_net.parameters(), strict=True):
+                for slow, fast in zip(
+                    slow_value_net.parameters(), value_net.parameters(), strict=True
+                ):
                     slow.lerp_(fast, 0.8)
 
             steps = (iteration + 1) * cfg.num_envs * cfg.horizon
