@@ -257,6 +257,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--num-envs", type=int, default=100, help="episodes side by side")
     parser.add_argument("--json", type=Path, help="file to write everything to")
     options = parser.parse_args(arguments)
+    command_line.announce()
     try:
         scores = evaluate(
             options.env,

@@ -197,6 +197,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--port", type=int, default=0, help="of the page; 0 is the next free one")
     parser.set_defaults(device="cpu")  # one world
     options = parser.parse_args(arguments)
+    command_line.announce()
     given = command_line.keywords(options)
     window = None
     try:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-import warp as wp
 
+from diffenvs.array_trees import to_host
 from diffenvs.env_state import check_state
 
 
@@ -15,7 +15,7 @@ def reset_mask(name: str, given: Any, num_envs: int) -> np.ndarray:
     if given is None:
         return np.ones(num_envs, dtype=bool)
     what = f"{name}: options['reset_mask']"
-    mask = _to_numpy(given)
+    mask = to_host(given)
     if not isinstance(mask, np.ndarray):
         raise TypeError(f"{what} must be an array of bool, not {type(given)}")
     if mask.shape != (num_envs,):
@@ -42,7 +42,7 @@ def start_state(
     if not isinstance(given, tuple | list) or len(given) not in (2, 3):
         found = f"{len(given)} of them" if isinstance(given, tuple | list) else type(given)
         raise TypeError(f"{what} is a tuple (qpos, qvel) or (qpos, qvel, act), not {found}")
-    qpos, qvel, *rest = (_to_numpy(value) for value in given)
+    qpos, qvel, *rest = (to_host(value) for value in given)
     act = rest[0] if rest and rest[0] is not None else np.zeros(wanted["act"])
     arrays = []
     for field, value in zip(wanted, (qpos, qvel, act), strict=True):
@@ -89,12 +89,3 @@ def fold_seeds(values: list[int | None]) -> np.ndarray:
             value = (value & 0xFFFFFFFF) ^ (value >> 32)
         folded.append(value)
     return np.array(folded, dtype=np.uint32).view(np.int32)
-
-
-def _to_numpy(value: Any) -> Any:
-    """Copy a device array to the host, and hand on anything else."""
-    if isinstance(value, wp.array):
-        return value.numpy()
-    if type(value).__module__.startswith("torch"):
-        return value.detach().cpu().numpy()
-    return value

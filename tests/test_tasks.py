@@ -120,7 +120,8 @@ def test_keywords_and_spaces_vs_gymnasium(id):
     assert task.dt == pytest.approx(reference.dt)
     assert task.nstep == reference.frame_skip
     np.testing.assert_allclose(task.init_qpos, reference.init_qpos)
-    assert set(task.state_info) == set(reference._get_reset_info())
+    vectors = {"tendon_length", "tendon_velocity"}  # columns of info are numbers
+    assert set(task.state_info) == set(reference._get_reset_info()) - vectors
 
 
 def test_outputs_vjp_vs_finite_differences(launched, rng):
@@ -137,6 +138,10 @@ def test_outputs_vjp_vs_finite_differences(launched, rng):
         total = (obs.astype(float) * adj_obs).sum(axis=1) + reward.astype(float) * adj_reward
         return total, terminated
 
+    # of obs and reward in single precision, divided by the width of the difference
+    size = 1.0 + np.abs(launched()[1]).max()
+    rounding = 2e-7 * size * np.abs(adj_reward).max() / step
+
     for name, primal in launched.values.items():
         for column in range(primal.shape[1]):
             sides = []
@@ -151,10 +156,10 @@ def test_outputs_vjp_vs_finite_differences(launched, rng):
                 exact[name][smooth, column],
                 difference[smooth],
                 rtol=1e-3,
-                atol=1e-4 + 1e-3 * np.abs(difference).max(),
+                atol=rounding + 1e-3 * np.abs(difference).max(),
                 err_msg=f"{name}[{column}]",
             )
-    for name in launched.task.reads:
+    for name in launched.task.active_reads():
         assert np.abs(exact[name]).max() > 2e-3
 
 
@@ -233,16 +238,6 @@ def test_construction_refuses(kwargs, error, message):
     """What a task does not know or cannot use is refused by name, with what is accepted."""
     with pytest.raises(error, match=message):
         Hopper(**kwargs)
-
-
-def test_contact_forces_are_refused():
-    """Contact forces, which have no adjoint yet, cannot be asked for; leaving them out can."""
-    ant = TASKS["DiffAnt-v0"]
-    ant(include_cfrc_ext_in_observation=False, contact_cost_weight=0.0, main_body=1)
-    with pytest.raises(ValueError, match=r"Ant accepts only include_cfrc_ext_in_observation=False"):
-        ant(include_cfrc_ext_in_observation=True)
-    with pytest.raises(ValueError, match=r"Ant accepts only contact_cost_weight=0\.0: contact for"):
-        ant(contact_cost_weight=5e-4)
 
 
 def test_task_class_is_checked():
