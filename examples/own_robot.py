@@ -131,7 +131,7 @@ class BallOnPlate(Task):
     obs_dim = 10
     state_info = ("distance",)
     step_info = ("reward_distance", "reward_velocity", "reward_ctrl")
-    camera = {"distance": 1.1, "lookat": (0.0, 0.0, -0.02), "elevation": -35.0, "azimuth": 90.0}
+    camera = {"distance": 0.9, "lookat": (0.0, 0.0, -0.03), "elevation": -35.0, "azimuth": 90.0}
     defaults = {
         "distance_cost_weight": 50.0,
         "velocity_cost_weight": 1.0,

@@ -8,6 +8,11 @@ import pathlib
 import re
 import sys
 
+import gymnasium as gym
+import pytest
+
+from diffenvs.policy import save_policy
+
 EXAMPLES = pathlib.Path(__file__).parent.parent / "examples"
 
 
@@ -66,3 +71,25 @@ def test_own_robot_trains_and_draws(tmp_path, capfd, monkeypatch):
     assert len(numbers("iteration", out.replace(":", ".0"))) == 2
     assert "Before training" in out and "After training" in out
     assert "no picture" in out or (tmp_path / "out" / "own_robot.png").stat().st_size > 10_000
+
+
+def test_landscape_draws_every_run(tmp_path, capfd, monkeypatch):
+    """A robot that stays and one that moves are drawn from their policies and curves."""
+    torch = pytest.importorskip("torch")
+    example = load("landscape")
+    for name, small in (("WIDTH", 240), ("HEIGHT", 180), ("POSES", 3)):
+        monkeypatch.setattr(example, name, small)
+    for id, obs_dim, nu in (("DiffCartPoleSwingUp-v0", 5, 1), ("DiffHopper-v0", 11, 3)):
+        folder = tmp_path / "runs" / id
+        folder.mkdir(parents=True)
+        save_policy(folder / "policy.pt2", torch.nn.Linear(obs_dim, nu), obs_dim)
+        (folder / "curve.csv").write_text("iteration,steps,seconds,return\n1,9,1,2\n2,18,2,3\n")
+    picture = tmp_path / "landscape.png"
+    try:
+        example.main(tmp_path / "runs", picture, seed=0, steps=20, columns=4)
+    except gym.error.DependencyNotInstalled as error:
+        pytest.skip(str(error))
+    assert "DiffHopper-v0" in capfd.readouterr().out
+    assert picture.stat().st_size > 50_000
+    with pytest.raises(SystemExit, match=r"no folder with policy\.pt2 and curve\.csv"):
+        example.main(tmp_path, picture, seed=0, steps=20, columns=4)
