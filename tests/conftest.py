@@ -42,6 +42,22 @@ def vector(make):
     return make_and_reset
 
 
+@pytest.fixture(scope="session")
+def single():
+    """Give the single environment of an id, without wrappers; `reset(seed=...)` it first."""
+    made = {}
+
+    def make(id, key=0, **kwargs):
+        name = (id, key, repr(sorted(kwargs.items())))
+        if name not in made:
+            made[name] = gym.make(id, **kwargs).unwrapped
+        return made[name]
+
+    yield make
+    for env in made.values():
+        env.close()
+
+
 @pytest.fixture
 def actions():
     """Function that gives random actions, (steps, num_envs, nu) float32, by a seed."""

@@ -19,9 +19,10 @@ from diffenvs.physics.forces import FORCES
 from diffenvs.physics.tape import captured
 
 NUM_STATES = 12
+NAMES = tuple(FORCES)
 
 
-def stepped(mjm, states, nstep=1, recorded=False, names=FORCES):
+def stepped(mjm, states, nstep=1, recorded=False, names=NAMES):
     """Forces of `Physics` after `nstep` substeps from each of these states."""
     physics = Physics(mjm, len(states.qpos), nstep=nstep)
     state, out = physics.make_state(), physics.make_state()
@@ -40,14 +41,14 @@ def expected(mjm, states, nstep=1):
     """The same of C MuJoCo."""
     mjm = fd.converged(mjm)
     data = mujoco.MjData(mjm)
-    found = {name: [] for name in FORCES}
+    found = {name: [] for name in NAMES}
     for q, v, act, ctrl in zip(*states[:4], strict=True):
         mujoco.mj_resetData(mjm, data)
         data.qpos[:], data.qvel[:], data.act[:], data.ctrl[:] = q, v, act, ctrl
         for _ in range(nstep):
             mujoco.mj_step(mjm, data)
         mujoco.mj_rnePostConstraint(mjm, data)
-        for name in FORCES:
+        for name in NAMES:
             found[name].append(getattr(data, name).copy())
     return {name: np.array(values) for name, values in found.items()}
 
@@ -77,7 +78,7 @@ def test_forces_vs_mujoco(name, integrator, cone, nstep, recorded):
     mjm = load_gymnasium(name, integrator, cone)
     states = touching(mjm, nstep)
     forces, exact = stepped(mjm, states, nstep, recorded), expected(mjm, states, nstep)
-    for name in FORCES:
+    for name in NAMES:
         # single precision places a body to about 1e-7 m, and contacts are 1e-3 m deep
         atol = 1e-4 * np.abs(exact[name]).max()
         np.testing.assert_allclose(forces[name], exact[name], rtol=0, atol=atol)
@@ -296,11 +297,11 @@ def test_forces_vjp_by_inputs(force, removed, integrator, cone, nstep):
 
 
 def test_forces_vjp_captured():
-    """Graphs replay a step with its forces and their cotangents, and repeat them."""
+    """Graphs replay a step and its adjoint, which reads nothing that another step overwrites."""
     mjm = feature_models.load("arm", "euler", "pyramidal")
     states = feature_models.states(mjm, 4, seed=1)
     physics = Physics(mjm, 4)
-    state, out, adj_state = (physics.make_state() for _ in range(3))
+    start, state, out, adj_state = (physics.make_state() for _ in range(4))
     state.qpos.assign(np.float32(states.qpos))
     state.qvel.assign(np.float32(states.qvel))
     ctrl, adj_ctrl = (wp.zeros((4, mjm.nu), dtype=float, device=physics.device) for _ in range(2))
@@ -310,7 +311,8 @@ def test_forces_vjp_captured():
 
     def launches():
         physics.launch_step(state, ctrl, out, record, forces)
-        physics.launch_step_vjp(record, out, adj_state, adj_ctrl, adj_forces)
+        physics.launch_step(start, ctrl, out)
+        physics.launch_step_vjp(record, start, adj_state, adj_ctrl, adj_forces)
 
     graph = captured(physics.device, launches)
     results = (*forces.given().values(), adj_state.qpos, adj_state.qvel, adj_ctrl)
@@ -321,22 +323,33 @@ def test_forces_vjp_captured():
     wp.capture_launch(graph)
     for array, values in zip(results, first, strict=True):
         np.testing.assert_allclose(array.numpy(), values, rtol=1e-3, atol=1e-3)
+    # and as if there had been no other step
+    physics.launch_step(state, ctrl, out, record, forces)
+    physics.launch_step_vjp(record, start, adj_state, adj_ctrl, adj_forces)
+    for array, values in zip(results, first, strict=True):
+        np.testing.assert_allclose(array.numpy(), values, rtol=1e-3, atol=1e-3)
 
 
-def test_forces_vjp_in_the_air():
-    """Without a row that acts, forces of constraints and contacts have cotangents of exactly 0."""
+def test_forces_vjp_without_acting_rows():
+    """In the air, and where contacts let go, cotangents of their forces come back as exactly 0."""
     mjm = feature_models.load("landing", "euler", "pyramidal")
+    states = feature_models.states(mjm, 2, seed=1)
+    heights = mjm.jnt_qposadr + 2
+    states.qpos[0, heights] += 5.0
+    states.qvel[:] = 0.0
+    states.qvel[1, mjm.jnt_dofadr + 2] = 5.0
     physics = Physics(mjm, 2)
     state, adj_state = physics.make_state(), physics.make_state()
-    qpos = state.qpos.numpy()
-    qpos[:, mjm.jnt_qposadr + 2] += 5.0
-    state.qpos.assign(qpos)
+    state.qpos.assign(np.float32(states.qpos))
+    state.qvel.assign(np.float32(states.qvel))
     ctrl = wp.zeros((2, 0), dtype=float, device=physics.device)
     record, forces, adj = physics.make_record(), *(physics.make_forces(FORCES[1:]) for _ in "fa")
     physics.launch_step(state, ctrl, physics.make_state(), record, forces)
     for array in adj.given().values():
         array.fill_(1.0)
     physics.launch_step_vjp(record, zero_state(physics), adj_state, ctrl, adj)
+    nefc = record.substeps[0].d.nefc.numpy()
+    assert nefc[0] == 0 < nefc[1]
     assert not forces.cfrc_ext.numpy().any()
     assert not adj_state.qpos.numpy().any()
     assert not adj_state.qvel.numpy().any()

@@ -5,6 +5,7 @@
     forward_vjp: H mu = adj_qacc -> bodies -> actuators, passive forces, constraints -> sweep
                   -> mocap bodies
 
+Cotangents of forces (`forces_vjp`) have constraint rows and actuators see another vector than mu.
 Forces in joint space add to the cotangents at once; what acts along tendons waits for `tendon_vjp`,
 what acts on bodies for the sweep.
 
