@@ -199,7 +199,7 @@ def main(iterations: int, num_envs: int, lr: float, seed: int, out: Path) -> Non
     torch.manual_seed(seed)
     torch.set_num_threads(1)
     print("Compiling the physics; the first time this takes a minute or two.", flush=True)
-    make = {"arrays": "torch", "device": "cpu"}
+    make: dict[str, Any] = {"arrays": "torch", "device": "cpu"}
     envs: Any = gym.make_vec("BallOnPlate-v0", num_envs=num_envs, window=WINDOW, **make)
     judge: Any = gym.make_vec("BallOnPlate-v0", num_envs=64, **make)
     envs.reset(seed=seed)

@@ -9,6 +9,7 @@ import re
 import sys
 
 import gymnasium as gym
+import numpy as np
 import pytest
 
 from diffenvs.policy import save_policy
@@ -74,22 +75,35 @@ def test_own_robot_trains_and_draws(tmp_path, capfd, monkeypatch):
 
 
 def test_landscape_draws_every_run(tmp_path, capfd, monkeypatch):
-    """A robot that stays and one that moves are drawn from their policies and curves."""
+    """A policy and a curve become a picture."""
     torch = pytest.importorskip("torch")
     example = load("landscape")
     for name, small in (("WIDTH", 240), ("HEIGHT", 180), ("POSES", 3)):
         monkeypatch.setattr(example, name, small)
-    for id, obs_dim, nu in (("DiffCartPoleSwingUp-v0", 5, 1), ("DiffHopper-v0", 11, 3)):
-        folder = tmp_path / "runs" / id
-        folder.mkdir(parents=True)
-        save_policy(folder / "policy.pt2", torch.nn.Linear(obs_dim, nu), obs_dim)
-        (folder / "curve.csv").write_text("iteration,steps,seconds,return\n1,9,1,2\n2,18,2,3\n")
+    folder = tmp_path / "runs" / "DiffCartPoleSwingUp-v0"
+    folder.mkdir(parents=True)
+    save_policy(folder / "policy.pt2", torch.nn.Linear(5, 1), 5)
+    (folder / "curve.csv").write_text("iteration,steps,seconds,return\n1,9,1,2\n2,18,2,3\n")
     picture = tmp_path / "landscape.png"
     try:
         example.main(tmp_path / "runs", picture, seed=0, steps=20, columns=4)
     except gym.error.DependencyNotInstalled as error:
         pytest.skip(str(error))
-    assert "DiffHopper-v0" in capfd.readouterr().out
-    assert picture.stat().st_size > 50_000
+    assert "DiffCartPoleSwingUp-v0: 0.80 s in the picture, 20 steps" in capfd.readouterr().out
+    assert picture.stat().st_size > 20_000
     with pytest.raises(SystemExit, match=r"no folder with policy\.pt2 and curve\.csv"):
         example.main(tmp_path, picture, seed=0, steps=20, columns=4)
+
+
+def test_landscape_shows_a_stretch_of_a_long_way():
+    """A robot that stays is shown from its start; one that runs, once it is under way."""
+    example = load("landscape")
+    box = np.array([[-0.5, -0.5, 0.0], [0.5, 0.5, 1.0]])
+    stays = np.repeat(box[None], 300, axis=0)
+    runs = stays + np.linspace(0.0, 30.0, 300)[:, None, None] * [1.0, 0.0, 0.0]
+    poses = example.choose(stays, dt=0.05)
+    assert poses[0] == 0 and poses[-1] == round(example.LONGEST / 0.05)
+    poses = example.choose(runs, dt=0.05)
+    assert poses[0] == 100 and poses[-1] < 100 + example.LONGEST / 0.05
+    way = runs[poses[-1], 0, 0] - runs[poses[0], 0, 0]
+    assert 3.5 < way < 4.5  # a little more than twice the diagonal of the box
