@@ -25,9 +25,8 @@ from matplotlib.ticker import EngFormatter
 import diffenvs  # noqa: F401  (registers the environments)
 from diffenvs.policy import load_policy
 
-POSES = 7
-LONGEST = 2.4  # s, of what a picture shows
-WIDTH, HEIGHT = 1200, 900  # of a picture, in pixels; it is shown at a third of that
+SECONDS = 2.4  # of a robot that stays where it is
+WIDTH, HEIGHT = 1200, 900  # of a picture, in pixels; it is shown smaller
 SLATE, ACCENT, FAINT = "#24405e", "#e07b1f", "#dfe5ea"  # the colours of the robots
 
 
@@ -49,29 +48,30 @@ def extent(model: mujoco.MjModel, qpos: np.ndarray) -> np.ndarray:
     """Corners of the boxes around all that moves, (states, 2, 3), in m."""
     data = mujoco.MjData(model)
     moving = model.geom_bodyid > 0
-    radius = model.geom_rbound[moving, None]
+    middle, half = model.geom_aabb[moving, :3, None], model.geom_aabb[moving, 3:, None]
     boxes = []
     for state in qpos:
         data.qpos[:] = state
         mujoco.mj_kinematics(model, data)
-        centre = data.geom_xpos[moving]
-        boxes.append([(centre - radius).min(0), (centre + radius).max(0)])
+        turn = data.geom_xmat[moving].reshape(-1, 3, 3)
+        centre = data.geom_xpos[moving] + (turn @ middle)[..., 0]
+        reach = (np.abs(turn) @ half)[..., 0]
+        boxes.append([(centre - reach).min(0), (centre + reach).max(0)])
     return np.array(boxes)
 
 
 def choose(boxes: np.ndarray, dt: float) -> np.ndarray:
-    """Indices of the poses: the first seconds, or of one that travels as much as fits."""
+    """Indices of the poses: how it begins, or of one that travels a stretch of its way."""
     centre = boxes.mean(1)[:, :2]
     size = float(np.median(np.linalg.norm(boxes[:, 1] - boxes[:, 0], axis=1)))
-    longest = min(round(LONGEST / dt), len(boxes) - 1)
-    travelled = np.linalg.norm(centre[-1] - centre[0])
-    if travelled < 2 * size:  # it stays where it is: what counts is how it begins
-        return np.linspace(0, longest, POSES).round().astype(int)
     start = len(boxes) // 3
     away = np.linalg.norm(centre[start:] - centre[start], axis=1)
-    far = np.flatnonzero(away > 2.2 * size)
-    stop = min(far[0] if len(far) else longest, longest, len(boxes) - 1 - start)
-    return start + np.linspace(0, stop, POSES).round().astype(int)
+    if away.max() < size:
+        last = min(round(SECONDS / dt), len(boxes) - 1)
+        return np.linspace(0, last, 7).round().astype(int)
+    goal = min(3.0 * size, away.max())
+    # Equal distances, not equal times: the poses are not to hide each other.
+    return start + np.array([np.argmax(away >= part) for part in np.linspace(0.0, goal, 5)])
 
 
 def camera(boxes: np.ndarray) -> dict[str, Any]:
