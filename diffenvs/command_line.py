@@ -5,10 +5,12 @@ from __future__ import annotations
 import argparse
 import ast
 import inspect
+import sys
 from importlib import import_module
 from typing import Any
 
 import gymnasium as gym
+import warp as wp
 from gymnasium.envs.registration import EnvSpec
 
 import diffenvs
@@ -48,6 +50,12 @@ def keyword(text: str) -> tuple[str, Any]:
         return name, ast.literal_eval(value)
     except (ValueError, SyntaxError):
         return name, value
+
+
+def announce() -> None:
+    """Say why nothing seems to happen, in place of what Warp says of every kernel."""
+    wp.config.log_level = wp.LOG_WARNING
+    print("Compiling the physics; the first time this takes a minute or two.", file=sys.stderr)
 
 
 def keywords(options: argparse.Namespace) -> dict[str, Any]:

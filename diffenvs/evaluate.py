@@ -125,9 +125,9 @@ def evaluate(
         given: Keywords of the environments.
 
     Returns:
-        What was played and, under "results", for each side the environment's id and keywords; mean,
-        standard error, lowest and highest of the returns; mean and standard error of the lengths;
-        and both lists.
+        What was played and, under "results", for each side the environment's id and keywords (as
+        Python writes them); mean, standard error, lowest and highest of the returns; mean and
+        standard error of the lengths; and both lists. All of it can be written as JSON.
 
     Raises:
         ValueError: An argument is not accepted, the policy does not fit, or Gymnasium was asked
@@ -168,7 +168,8 @@ def evaluate(
             found = run_episodes(envs, act, episodes, seed)
         finally:
             envs.close()
-        results[side] = {"env": id, "keywords": keywords[side]} | _summary(found)
+        given_to = {name: repr(value) for name, value in keywords[side].items()}
+        results[side] = {"env": id, "keywords": given_to} | _summary(found)
     return {
         "env": spec.id,
         "policy": str(policy),
@@ -257,6 +258,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--num-envs", type=int, default=100, help="episodes side by side")
     parser.add_argument("--json", type=Path, help="file to write everything to")
     options = parser.parse_args(arguments)
+    command_line.announce()
     try:
         scores = evaluate(
             options.env,

@@ -26,6 +26,7 @@ from diffenvs.policy import Policy, load_policy
 from diffenvs.rendering import _check_display
 
 Rows = list[tuple[str, str]]
+FRAME = 1.0 / 60.0  # s between pictures, at least
 SPACE, BACKSPACE = 32, 259  # as GLFW numbers keys
 
 
@@ -150,7 +151,7 @@ def play(
     obs, _ = env.reset(seed=seed)
     total, length, last = 0.0, 0, ""
     reward, ended, done = 0.0, "", 0
-    due = time.perf_counter()
+    due = frame = time.perf_counter()
     while window.is_running() and (steps is None or done < steps):
         if controls.restart or ended:
             controls.restart = False
@@ -165,14 +166,16 @@ def play(
             episodes.append((total, length))
             last = f"{total:.1f} in {length} steps"
             print(f"episode {len(episodes)}: return {last}, {ended}", flush=True)
-        rows = [
-            ("episode", str(len(episodes) + (not ended))),
-            ("time", f"{length * world.dt:.2f} s"),
-            ("reward", f"{float(reward):.3f}"),
-            ("return", f"{total:.1f}"),
-            ("last return", last or "-"),
-        ]
-        window.show(world.state, rows)
+        if time.perf_counter() >= frame:
+            rows = [
+                ("episode", str(len(episodes) + (not ended))),
+                ("time", f"{length * world.dt:.2f} s"),
+                ("reward", f"{float(reward):.3f}"),
+                ("return", f"{total:.1f}"),
+                ("last return", last or "-"),
+            ]
+            window.show(world.state, rows)
+            frame = time.perf_counter() + FRAME
         due = max(due + world.dt / controls.speed, time.perf_counter() - world.dt)
         time.sleep(max(due - time.perf_counter(), 0.0))
     return episodes
@@ -197,6 +200,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--port", type=int, default=0, help="of the page; 0 is the next free one")
     parser.set_defaults(device="cpu")  # one world
     options = parser.parse_args(arguments)
+    command_line.announce()
     given = command_line.keywords(options)
     window = None
     try:

@@ -38,7 +38,7 @@ class Overlay(plugin.ViewerPlugin):
         self.rows: Rows = []
         self.drawn: Rows = []
 
-    @messages.handler
+    @messages.handler(priority=messages.Priority.INTERNAL - 1)  # after `App` has set its camera
     def on_post_model(self, event: messages.PostModelEvent) -> None:
         """Look at the world as the task has it."""
         set_camera(self.viewer.camera, self.camera)

@@ -317,9 +317,7 @@ class Rollout:
                 outputs=[self.cut, *_fields(slot.start), slot.cut],
                 device=self.device,
             )
-        self.physics.launch_step(
-            slot.start, slot.action, slot.state, slot.record, *_given(slot.forces)
-        )
+        self.physics.launch_step(slot.start, slot.action, slot.state, slot.record, slot.forces)
         fields = self.fields.launch(slot.start, slot.state, slot.action, slot.forces)
         self.task.launch_outputs(fields, tuple(self.step_out))
         wp.launch(
@@ -385,9 +383,7 @@ class Rollout:
             fields, tuple(self.step_out), adj.step_obs, adj.reward, adj_fields
         )
         self.fields.launch_vjp(slot.start, slot.state, adj.prev, adj.step_state)
-        self.physics.launch_step_vjp(
-            slot.record, adj.step_state, adj.state, adj.action, *_given(adj.forces)
-        )
+        self.physics.launch_step_vjp(slot.record, adj.step_state, adj.state, adj.action, adj.forces)
         wp.launch(
             kernels.join_step_vjp,
             dim=self.num_envs,
@@ -458,10 +454,6 @@ class Rollout:
                 "autoreset_mode=DISABLED reset them first: "
                 "reset(options={'reset_mask': terminated | truncated})"
             )
-
-
-def _given(forces: Any) -> list[Any]:
-    return [] if forces is None else [forces]
 
 
 def _fields(state: State) -> list[wp.array]:

@@ -10,11 +10,14 @@ has no gradient of its own, through the value of the state before it.
     python examples/apg.py --env DiffAnt-v0         runs
     python examples/apg.py --help                   what can be set
 
+Ctrl-C ends the training early, and leaves what there would be at the end.
+
 Ant has a shorter window (`TASKS`): its contacts are stiff and its steps long (0.05 s), and through
 32 of them the gradient is too large to be of use.
 
-It writes TensorBoard logs, the learning curve (PNG), a video (MP4, where pictures can be drawn) and
-the policy to `out`. What the policy is worth in Gymnasium's own environment, and how it looks:
+It writes TensorBoard logs, the learning curve (CSV and PNG), a video (MP4, where pictures can be
+drawn) and the policy to `out`. What the policy is worth in Gymnasium's own environment, and how it
+looks:
 
     python -m diffenvs.evaluate --env DiffAnt-v0 --policy runs/apg/DiffAnt-v0/policy.pt2
     python -m diffenvs.play --env DiffAnt-v0 --policy runs/apg/DiffAnt-v0/policy.pt2
@@ -23,6 +26,8 @@ the policy to `out`. What the policy is worth in Gymnasium's own environment, an
 from __future__ import annotations
 
 import copy
+import csv
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -115,20 +120,24 @@ class Normalize(nn.Module):
 class Policy(nn.Module):
     """Squashed Gaussian policy; without noise it acts by its mean."""
 
-    def __init__(self, normalize: Normalize, nobs: int, nu: int, hidden: int, noise: float) -> None:
+    def __init__(
+        self, normalize: Normalize, nobs: int, high: Tensor, hidden: int, noise: float
+    ) -> None:
         super().__init__()
         self.normalize = normalize
+        self.register_buffer("high", high)
+        nu = len(high)
         self.net = mlp(nobs, hidden, nu)
         for parameter in self.net[-1].parameters():
             parameter.data.mul_(0.1)  # begins near zero, where tanh is not saturated
         self.log_std = nn.Parameter(torch.full((nu,), noise).log())
 
     def forward(self, obs: Tensor, noise: bool = False) -> Tensor:
-        """Act, in [-1, 1]."""
+        """Act, within the bounds of the actions."""
         mean = self.net(self.normalize(obs))
         if noise:
             mean = mean + self.log_std.exp() * torch.randn_like(mean)
-        return torch.tanh(mean)
+        return self.high * torch.tanh(mean)
 
 
 def mlp(size_in: int, hidden: int, size_out: int) -> nn.Sequential:
@@ -232,13 +241,16 @@ def record_video(cfg: Config, policy: Policy, folder: Path) -> str:
     return f"video: {folder}/episode-episode-0.mp4"
 
 
-def plot(curve: list[tuple[int, float]], title: str, path: Path) -> None:
-    """Draw the learning curve."""
+def write_curve(curve: list[tuple[int, int, float, float]], title: str, folder: Path) -> None:
+    """Write the learning curve down, and draw it."""
+    with (folder / "curve.csv").open("w", newline="") as file:
+        csv.writer(file).writerows([("iteration", "steps", "seconds", "return"), *curve])
+    iterations, _, _, returns = zip(*curve, strict=True)
     figure, axes = plt.subplots(figsize=(6, 4), layout="constrained")
-    axes.plot(*zip(*curve, strict=True), marker=".")
+    axes.plot(iterations, returns, marker=".")
     axes.set(xlabel="iteration", ylabel="return of an episode, without noise", title=title)
     axes.grid(alpha=0.3)
-    figure.savefig(path, dpi=120)
+    figure.savefig(folder / "learning_curve.png", dpi=120)
     plt.close(figure)
 
 
@@ -264,9 +276,9 @@ def main(cfg: Config) -> None:
     envs: Any = gym.make_vec(cfg.env, num_envs=cfg.num_envs, **make)
     eval_envs: Any = gym.make_vec(cfg.env, num_envs=cfg.eval_envs, **make)
     obs, _ = envs.reset(seed=cfg.seed)
-    nobs, nu = obs.shape[1], envs.single_action_space.shape[0]
+    nobs, high = obs.shape[1], torch.as_tensor(envs.single_action_space.high)
 
-    policy = Policy(Normalize(nobs), nobs, nu, cfg.hidden, cfg.noise).to(obs.device)
+    policy = Policy(Normalize(nobs), nobs, high, cfg.hidden, cfg.noise).to(obs.device)
     value_net = mlp(nobs, cfg.hidden, 1).to(obs.device)
     slow_value_net = copy.deepcopy(value_net)  # follows the other one; what the policy sees
     actor = torch.optim.Adam(
@@ -278,52 +290,59 @@ def main(cfg: Config) -> None:
 
     test_seed = cfg.seed + 1_000_000  # starts that training has not been chosen by
     before = evaluate(eval_envs, policy, test_seed)[0].mean().item()
-    best, best_policy, curve = -float("inf"), copy.deepcopy(policy), []
+    best, best_policy, start = -float("inf"), copy.deepcopy(policy), time.perf_counter()
+    curve = [(0, 0, 0.0, before)]
     progress = trange(cfg.iterations, desc=cfg.env)
-    for iteration in progress:
-        fresh = torch.rand(cfg.num_envs) < cfg.restart
-        if fresh.any():
-            obs, _ = envs.reset(options={"reset_mask": fresh})
-        score, obs, seen = rollout(
-            envs,
-            obs.detach(),
-            policy,
-            lambda x: slow_value_net(policy.normalize(x))[:, 0],
-            cfg,
-        )
-        actor.zero_grad()
-        (-score).backward()
-        norm = nn.utils.clip_grad_norm_(policy.parameters(), cfg.clip_norm)
-        if norm.isfinite():
-            actor.step()
-        schedule.step()
-        envs.detach()  # the next window begins here, without history
+    try:
+        for iteration in progress:
+            fresh = torch.rand(cfg.num_envs) < cfg.restart
+            if fresh.any():
+                obs, _ = envs.reset(options={"reset_mask": fresh})
+            score, obs, seen = rollout(
+                envs,
+                obs.detach(),
+                policy,
+                lambda x: slow_value_net(policy.normalize(x))[:, 0],
+                cfg,
+            )
+            actor.zero_grad()
+            (-score).backward()
+            norm = nn.utils.clip_grad_norm_(policy.parameters(), cfg.clip_norm)
+            if norm.isfinite():
+                actor.step()
+            schedule.step()
+            envs.detach()  # the next window begins here, without history
 
-        batch = torch.cat(seen["obs"])
-        policy.normalize.update(batch)
-        targets = value_targets(seen, cfg.gamma)
-        inputs = policy.normalize(batch)
-        value_loss = fit_value(value_net, critic, inputs, targets, cfg.value_epochs)
-        with torch.no_grad():
-            for slow, fast in zip(slow_value_net.parameters(), value_net.parameters(), strict=True):
-                slow.lerp_(fast, 0.8)
+            batch = torch.cat(seen["obs"])
+            policy.normalize.update(batch)
+            targets = value_targets(seen, cfg.gamma)
+            inputs = policy.normalize(batch)
+            value_loss = fit_value(value_net, critic, inputs, targets, cfg.value_epochs)
+            with torch.no_grad():
+                for slow, fast in zip(
+                    slow_value_net.parameters(), value_net.parameters(), strict=True
+                ):
+                    slow.lerp_(fast, 0.8)
 
-        steps = (iteration + 1) * cfg.num_envs * cfg.horizon
-        writer.add_scalar("train/reward", torch.stack(seen["reward"]).mean(), steps)
-        writer.add_scalar("train/value_loss", value_loss, steps)
-        writer.add_scalar("train/gradient_norm", norm, steps)
-        if (iteration + 1) % cfg.eval_every == 0 or iteration + 1 == cfg.iterations:
-            result = evaluate(eval_envs, policy, cfg.seed)[0].mean().item()
-            curve.append((iteration + 1, result))
-            writer.add_scalar("eval/return", result, steps)
-            progress.set_postfix({"return": f"{result:.1f}"})
-            if result > best:
-                best, best_policy = result, copy.deepcopy(policy)
+            steps = (iteration + 1) * cfg.num_envs * cfg.horizon
+            writer.add_scalar("train/reward", torch.stack(seen["reward"]).mean(), steps)
+            writer.add_scalar("train/value_loss", value_loss, steps)
+            writer.add_scalar("train/gradient_norm", norm, steps)
+            if (iteration + 1) % cfg.eval_every == 0 or iteration + 1 == cfg.iterations:
+                result = evaluate(eval_envs, policy, cfg.seed)[0].mean().item()
+                curve.append((iteration + 1, steps, time.perf_counter() - start, result))
+                writer.add_scalar("eval/return", result, steps)
+                progress.set_postfix({"return": f"{result:.1f}"})
+                if result > best:
+                    best, best_policy = result, copy.deepcopy(policy)
+    except KeyboardInterrupt:
+        progress.close()
+        print("Stopped; what follows is of the best policy so far.")
     writer.close()
 
     returns, trace = evaluate(eval_envs, best_policy, test_seed)
     after = returns.mean().item()
-    plot(curve, cfg.env, folder / "learning_curve.png")
+    write_curve(curve, cfg.env, folder)
     save_policy(folder / "policy.pt2", best_policy, nobs)
     print(f"Return of an episode: {before:.1f} before, {after:.1f} after training.")
     print(verdict(cfg.env, trace, before, after))

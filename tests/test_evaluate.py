@@ -165,9 +165,10 @@ def test_command(feedback, tmp_path, capsys):
     main(["--env", HOPPER, "--policy", str(path), *options, "--json", str(result)])
     printed = capsys.readouterr().out
     assert "3 episodes, seeds 7 to 9" in printed and "5.0 ± 0.0" in printed
-    scores = json.loads(result.read_text())
+    scores = json.loads(result.read_text(), parse_constant=pytest.fail)  # strict JSON
     found = scores["results"]["gymnasium"]
     assert scores["env"] == HOPPER and scores["policy"] == str(path)
+    assert found["keywords"]["healthy_z_range"] == "(0.7, inf)"
     assert found["lengths"] == [5, 5, 5] and len(found["returns"]) == 3
     assert f"{found['return']:.1f}" in printed
 

@@ -87,12 +87,16 @@ class Launched:
         return {name: array.numpy().reshape(NWORLD, -1) for name, array in adj.items()}
 
 
-@pytest.fixture(params=list(TASKS))
+@pytest.fixture(params=[(id, like) for id in TASKS for like in ("ours", "v5")], ids="-".join)
 def launched(request, rng):
-    """The outputs kernel of each task of the registry, with a cost of actions that can be seen."""
-    task = TASKS[request.param]
-    cost = {"ctrl_cost_weight": 0.1} if "ctrl_cost_weight" in task.defaults else {}
-    return Launched(task(**cost), rng)
+    """The outputs kernel of each task, by default and as v5, with costs that can be seen."""
+    id, like = request.param
+    task = TASKS[id]
+    costs = {"ctrl_cost_weight": 0.1}
+    if like == "v5":
+        costs |= {"contact_cost_weight": 0.01, "impact_cost_weight": 0.01}
+    costs = {name: cost for name, cost in costs.items() if name in task.defaults}
+    return Launched(task(**(task.v5 if like == "v5" else {}) | costs), rng)
 
 
 def _reference(id, **kwargs):
@@ -128,8 +132,10 @@ def test_outputs_vjp_vs_finite_differences(launched, rng):
     """The generated adjoint agrees with central differences of the kernel, in every input."""
     adj_obs = rng.normal(size=launched.outputs[0].shape).astype(np.float32)
     adj_reward = rng.normal(size=NWORLD).astype(np.float32)
-    # Away from what is not differentiable: the clip of velocities, and the edge of health.
+    # Away from what is not differentiable: clips of velocities and forces, and the edge of health.
     launched.values["qvel"] = np.clip(launched.values["qvel"], -9.0, 9.0)
+    if "contact_force_range" in launched.task.parameters:
+        launched.values["cfrc_ext"] *= np.abs(np.abs(launched.values["cfrc_ext"]) - 1) > 0.03
     exact = launched.vjp(adj_obs, adj_reward)
     step = 1e-2
 

@@ -34,7 +34,7 @@ class Accuracy:
 
     Attributes:
         states: the states before the step.
-        cotangents: of (dq, qvel, act) after the step, (n, 2 nv + na).
+        cotangents: of (dq, qvel, act) after the step and of the forces, (n, 2 nv + na + ...).
         ours, oracle: by input, the cotangents of (tangent qpos, qvel, act, ctrl) before it.
         errors: by input, the relative errors (n,); nan where the input has no influence, infinite
             where only the oracle says so.
@@ -118,6 +118,8 @@ def measure(
     oracle: mujoco.MjModel | None = None,
     executor: futures.Executor | None = None,
     chunks: int = 1,
+    forces: tuple[str, ...] = (),
+    cotangents: np.ndarray | None = None,
     **sizes,
 ) -> Accuracy:
     """Compare the VJP of `nstep` steps with central differences of C MuJoCo in every state.
@@ -131,15 +133,22 @@ def measure(
         oracle: another model for the oracle; its solver is made to converge.
         executor: runs the oracle, in `chunks` parts, while this process runs `Physics`.
         chunks: see `executor`.
+        forces: of the last substep, that have cotangents too; names of fields of `Forces`.
+        cotangents: of (dq, qvel, act) after the step and of the forces; None for random ones.
         **sizes: `nconmax` and `njmax` of `Physics`.
     """
     n = len(states.qpos)
-    cotangents = np.random.default_rng(seed).normal(size=(n, 2 * mjm.nv + mjm.na))
+    if cotangents is None:
+        data = mujoco.MjData(mjm)
+        size = 2 * mjm.nv + mjm.na + sum(getattr(data, name).size for name in forces)
+        cotangents = np.random.default_rng(seed).normal(size=(n, size))
     exact = fd.converged(mjm if oracle is None else oracle)
     parts = np.array_split(np.arange(n), min(chunks, n)) if executor else [np.arange(n)]
-    jobs = [(exact, fd.States(*(x[i] for x in states)), cotangents[i], nstep) for i in parts]
+    jobs = [
+        (exact, fd.States(*(x[i] for x in states)), cotangents[i], nstep, forces) for i in parts
+    ]
     pending = [executor.submit(_oracle, *job) for job in jobs] if executor else []
-    after, ours = step_vjp(mjm, states, cotangents, nstep, device, **sizes)
+    after, ours = step_vjp(mjm, states, cotangents, nstep, device, forces, **sizes)
     found = [p.result() for p in pending] or [_oracle(*job) for job in jobs]
     rows = [row for part in found for row in part]
     pulled = {name: np.array([getattr(r["pulled"], name) for r in rows]) for name in INPUTS}
@@ -165,12 +174,12 @@ def _errors(value, reference, zero):
     return np.where(np.isfinite(size), found, np.inf)
 
 
-def _oracle(mjm, states, cotangents, nstep):
+def _oracle(mjm, states, cotangents, nstep, forces):
     """What the oracle says about some states; a function of plain data, for other processes."""
     rows = []
     data = mujoco.MjData(mjm)
     for q, v, act, u, cotangent in zip(*states[:4], cotangents, strict=True):
-        found = fd.transition(mjm, q, v, u, act, nstep=nstep)
+        found = fd.transition(mjm, q, v, u, act, nstep=nstep, forces=forces)
         pulled = found.vjp(cotangent)
         zero = _ZERO * np.linalg.norm(cotangent)
         doubts = [
@@ -199,9 +208,10 @@ def step_vjp(
     cotangents: np.ndarray,
     nstep: int = 1,
     device=None,
+    forces: tuple[str, ...] = (),
     **sizes,
 ) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-    """Step all states at once and pull cotangents of (dq, qvel, act) after the step back.
+    """Step all states at once, pull cotangents of (dq, qvel, act) after it and of forces back.
 
     Returns:
         (qpos, qvel, act) after the step in one array, (n, nq + nv + na), and the cotangents before
@@ -234,8 +244,13 @@ def step_vjp(
         ),
     )
     assign(adj_out.qvel, cotangents[:, nv : 2 * nv])
-    assign(adj_out.act, cotangents[:, 2 * nv :])
-    physics.launch_step_vjp(record, adj_out, adj, adj_ctrl)
+    assign(adj_out.act, cotangents[:, 2 * nv : 2 * nv + mjm.na])
+    adj_forces, end = physics.make_forces(forces), 2 * nv + mjm.na
+    for array in adj_forces.given().values():
+        shape = array.numpy().shape
+        start, end = end, end + int(np.prod(shape[1:]))
+        assign(array, cotangents[:, start:end].reshape(shape))
+    physics.launch_step_vjp(record, adj_out, adj, adj_ctrl, adj_forces)
     pulled = {name: getattr(adj, name).numpy().astype(float) for name in INPUTS[:3]}
     pulled["qpos"] = np.array(
         [fd.tangent_map(mjm, q).T @ g for q, g in zip(states.qpos, pulled["qpos"], strict=True)]

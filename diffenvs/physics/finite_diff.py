@@ -11,7 +11,8 @@ size 2 nv + na,
     B = d x_next / d ctrl   (2 nv + na, nu)
 
 Applied forces and the poses of mocap bodies are further inputs on request; a mocap body turns by
-rotation vectors in the axes of the world.
+rotation vectors in the axes of the world. Forces of the last substep (`forces.Forces`) are further
+outputs on request, behind the others.
 
 Differences are only worth something where the step is smooth across the perturbation. Every run
 therefore also says on which smooth piece it was (`kinks.Stepper`); a state for which any perturbed
@@ -56,7 +57,7 @@ class Cotangent(NamedTuple):
 
 
 class Transition(NamedTuple):
-    """Central differences of a step at one state; `n` is 2 nv + na."""
+    """Central differences of a step at one state; `n` is 2 nv + na and the size of the forces."""
 
     jacobians: tuple[np.ndarray, ...]  # (n, columns of all inputs), by three widths; first the best
     shapes: dict[str, tuple[int, ...]]  # of a cotangent of each input, in the order of the columns
@@ -64,6 +65,7 @@ class Transition(NamedTuple):
     qpos: np.ndarray  # (nq,): the state after the step
     qvel: np.ndarray  # (nv,)
     act: np.ndarray  # (na,)
+    forces: np.ndarray  # of the last substep, in one row
 
     @property
     def A(self) -> np.ndarray:
@@ -154,11 +156,12 @@ def transition(
     mocap_quat: np.ndarray | None = None,
     nstep: int = 1,
     eps: float = 1e-6,
+    forces: tuple[str, ...] = (),
 ) -> Transition:
     """Differentiate `nstep` steps at one state under constant inputs; pass a `converged` model.
 
     Inputs other than the state and ctrl are differentiated by if they are given; else forces are
-    zero and mocap bodies stay where the model has them.
+    zero and mocap bodies stay where the model has them. `forces` are names of further outputs.
     """
     data, stepper = mujoco.MjData(mjm), Stepper(mjm)
     given = {"qpos": qpos, "qvel": qvel, "act": np.zeros(mjm.na) if act is None else act}
@@ -172,7 +175,7 @@ def transition(
         getattr(data, name)[:] = x
     mujoco.mj_forward(mjm, data)
     warmstart = data.qacc.copy()
-    *after, base = _run(stepper, data, start, warmstart, nstep)
+    *after, base = _run(stepper, data, start, warmstart, nstep, forces)
     jacobians, kink = [], False
     for scale in _SCALES:
         columns = []
@@ -182,7 +185,8 @@ def transition(
                 for h in (scale * eps, -scale * eps):
                     inputs = start | {name: _displaced(mjm, start[name], name, i, h)}
                     watched = scale == max(_SCALES)
-                    *state, signature = _run(stepper, data, inputs, warmstart, nstep, watched)
+                    run = (stepper, data, inputs, warmstart, nstep, forces, watched)
+                    *state, signature = _run(*run)
                     kink |= watched and signature != base
                     sides.append(state)
                 columns.append(_difference(mjm, sides, 2 * scale * eps))
@@ -211,10 +215,11 @@ def _difference(mjm, sides, width):
     plus, minus = sides
     dq = np.zeros(mjm.nv)
     mujoco.mj_differentiatePos(mjm, dq, width, minus[0], plus[0])
-    return np.concatenate([dq, (plus[1] - minus[1]) / width, (plus[2] - minus[2]) / width])
+    rest = [(a - b) / width for a, b in zip(plus[1:], minus[1:], strict=True)]
+    return np.concatenate([dq, *rest])
 
 
-def _run(stepper, data, inputs, warmstart, nstep, watched=True):
+def _run(stepper, data, inputs, warmstart, nstep, forces, watched=True):
     """Run from a state; every run of one state starts its solver from the same point."""
     for name, x in inputs.items():
         getattr(data, name)[:] = x
@@ -225,7 +230,10 @@ def _run(stepper, data, inputs, warmstart, nstep, watched=True):
         signature.append(stepper.step(data, watched))
     if not (np.isfinite(data.qpos).all() and np.isfinite(data.qvel).all()):
         raise ValueError("the step diverged: no derivative can be taken at this state")
-    return data.qpos.copy(), data.qvel.copy(), data.act.copy(), signature
+    if forces:
+        mujoco.mj_rnePostConstraint(stepper.mjm, data)
+    found = np.concatenate([np.zeros(0), *(getattr(data, name).ravel() for name in forces)])
+    return data.qpos.copy(), data.qvel.copy(), data.act.copy(), found, signature
 
 
 def contact_rich_states(

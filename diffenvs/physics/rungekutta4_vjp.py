@@ -25,6 +25,7 @@ import mujoco_warp as mjw
 import warp as wp
 
 from .activation_vjp import next_activation_vjp, weighted_activation_vjp
+from .forces_vjp import ForceCotangent
 from .record import RK4_NODES, RK4_WEIGHTS, Substep
 from .spatial import bortz, inverse_right_jacobian, right_jacobian_transposed, rotate_by
 from .workspace import Cotangent, Flags, Workspace
@@ -182,8 +183,12 @@ def rungekutta4_vjp(
     adj_next: Cotangent,
     adj: Cotangent,
     forward_vjp: Callable,
+    forces: ForceCotangent | None,
 ) -> None:
-    """Cotangents of the state before a step; `forward_vjp` is that of `vjp`."""
+    """Cotangents of the state before a step; `forward_vjp` is that of `vjp`.
+
+    Forces are those of the last stage.
+    """
     d, rk, work = s.d, s.rungekutta4, ws.rungekutta4
     assert rk is not None and work is not None
     joints = [m.opt.timestep, m.jnt_type, m.jnt_dofadr]
@@ -217,7 +222,8 @@ def rungekutta4_vjp(
             inputs=[*joints, stage.d.qvel, rate_prev, scale, work.adj_rate[i]],
             outputs=[work.adj.qvel, work.adj_rate[i - 1]],
         )
-        forward_vjp(m, flags, stage, ws, work.adj_qacc[i], work.adj_act_dot[i], work.adj)
+        of_stage = forces if i == 3 else None
+        forward_vjp(m, flags, stage, ws, work.adj_qacc[i], work.adj_act_dot[i], work.adj, of_stage)
         wp.launch(
             _displaced_position_vjp,
             dim=per_joint,

@@ -14,6 +14,7 @@ from .check import check_model
 from .contact_refine import refine_contacts
 from .fold import folded
 from .forces import Forces, check_forces, launch_forces, make_forces
+from .forces_vjp import ForceWorkspace, force_cotangent
 from .inputs import Inputs, as_inputs, check_arrays, check_mocap, copy_inputs, make_inputs
 from .record import RK4_NODES, RK4_WEIGHTS, Record, Substep, make_substep
 from .sizes import most_contacts, most_rows
@@ -128,6 +129,7 @@ class Physics:
             else:
                 self._scratch = Substep(self.d, ctx.h, ctx.hfactor, ctx.Jaref)
             self._workspace = Workspace(self.m, self.d, self._flags)
+        self._force_workspace: ForceWorkspace | None = None
         self._unchecked = 0  # steps since the last look at overflows
         self._staged: list[StagedStep] = []  # of `step` without a tape
         self._free: list[StagedStep] = []  # of `step` on tapes that are gone
@@ -192,7 +194,12 @@ class Physics:
             UnsupportedFeature: a force has no gradient in this model; the message says why.
         """
         check_forces(self.mjm, self._flags, names)
+        if not names:
+            return Forces()
         with wp.ScopedDevice(self.device):
+            if self._force_workspace is None:
+                self._force_workspace = ForceWorkspace(self.m, self.d, self._workspace)
+            self._force_workspace.names.update(names)
             return make_forces(self.m, self.nworld, names)
 
     def launch_step(
@@ -247,6 +254,7 @@ class Physics:
         adj_state_out: State,
         adj_state: State,
         adj_ctrl: wp.array | Inputs,
+        adj_forces: Forces | None = None,
     ) -> None:
         """Launches the adjoint of a recorded step; it can be captured, and repeated.
 
@@ -257,6 +265,7 @@ class Physics:
                 gradient by the components of `qpos` (orthogonal to each quaternion).
             adj_ctrl: overwritten with the cotangent of the control, (nworld, nu), or with those of
                 all inputs that the record was made for.
+            adj_forces: by `make_forces`; cotangents of the forces of the last substep.
         """
         if not record.filled:
             raise RuntimeError("Physics.launch_step_vjp: this record holds no step yet")
@@ -292,13 +301,14 @@ class Physics:
                 for name, array in adj_inputs.items():
                     wp.copy(array, getattr(adj, name))
 
-            self.launch_tangent_vjp(record, seed, result)
+            self.launch_tangent_vjp(record, seed, result, adj_forces)
 
     def launch_tangent_vjp(
         self,
         record: Record,
         seed: Callable[[Cotangent], None],
         result: Callable[[Cotangent], None],
+        adj_forces: Forces | None = None,
     ) -> None:
         """The adjoint of a recorded step, cotangents of qpos in tangent form, (nworld, nv).
 
@@ -306,16 +316,17 @@ class Physics:
             record: filled by `launch_step`.
             seed: launches what writes the cotangents of (qpos, qvel, act) after the step.
             result: launches what reads those of (qpos, qvel, act, inputs) before it.
+            adj_forces: see `launch_step_vjp`.
         """
-        ws = self._workspace
+        ws, forces = self._workspace, force_cotangent(adj_forces, self._force_workspace)
         after, before = ws.adj
         after.zero_inputs(record.inputs.given())
         seed(after)
         qvel_next = record.qvel_next
         for s in reversed(record.substeps):
-            substep_vjp(self.m, self._flags, s, ws, qvel_next, after, before)
+            substep_vjp(self.m, self._flags, s, ws, qvel_next, after, before, forces)
             qvel_next = s.d.qvel
-            after, before = before, after
+            after, before, forces = before, after, None
         result(after)
 
     def check_overflow(self) -> None:

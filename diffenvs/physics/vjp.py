@@ -5,6 +5,7 @@
     forward_vjp: H mu = adj_qacc -> bodies -> actuators, passive forces, constraints -> sweep
                   -> mocap bodies
 
+Cotangents of forces (`forces_vjp`) have constraint rows and actuators see another vector than mu.
 Forces in joint space add to the cotangents at once; what acts along tendons waits for `tendon_vjp`,
 what acts on bodies for the sweep.
 
@@ -23,6 +24,7 @@ from .discrete_vjp import discrete_vjp, free_body_vjp
 from .equality_vjp import equality_vjp
 from .fluid_ratio_vjp import fluid_ratio_vjp
 from .fluid_vjp import fluid_vjp
+from .forces_vjp import ForceCotangent, forces_fields, forces_seed, forces_vjp
 from .friction_vjp import friction_vjp
 from .gravcomp_vjp import gravcomp_vjp
 from .inputs_vjp import applied_vjp, mocap_vjp
@@ -46,10 +48,11 @@ def substep_vjp(
     qvel_next: wp.array,
     adj_next: Cotangent,
     adj: Cotangent,
+    forces: ForceCotangent | None = None,
 ) -> None:
     """Cotangents of the state before the substep from those after it; of inputs, accumulated."""
     if s.rungekutta4 is not None:
-        rungekutta4_vjp(m, flags, s, ws, adj_next, adj, forward_vjp)
+        rungekutta4_vjp(m, flags, s, ws, adj_next, adj, forward_vjp, forces)
         return
     if flags.activation:
         next_activation_vjp(m, s, s.d.act_dot, adj_next, adj, ws.adj_act_dot)
@@ -58,7 +61,7 @@ def substep_vjp(
     if flags.pair:
         velocity_solve_vjp(m, flags, s, ws, adj)
         adj_qacc = ws.adj_qacc
-    forward_vjp(m, flags, s, ws, adj_qacc, ws.adj_act_dot, adj)
+    forward_vjp(m, flags, s, ws, adj_qacc, ws.adj_act_dot, adj, forces)
 
 
 def forward_vjp(
@@ -69,9 +72,19 @@ def forward_vjp(
     adj_qacc: wp.array,
     adj_act_dot: wp.array,
     adj: Cotangent,
+    forces: ForceCotangent | None = None,
 ) -> None:
-    """Adds to the cotangents of state and inputs what follows from those of (qacc, act_dot)."""
-    solve_vjp(m.nv, s.solver_h, s.solver_hfactor, adj_qacc, ws.joint_mu)
+    """Adds to the cotangents of state and inputs what follows from those of (qacc, act_dot).
+
+    And from those of the forces, if there are any: see `forces_vjp`.
+    """
+    rows = drive = ws  # where constraint rows and actuators find their joint vectors and fields
+    if forces is not None:
+        rows, drive = forces.work.rows, forces.work.drive
+        adj_qacc = forces_seed(m, flags, s, ws, forces, adj_qacc)
+    solve_vjp(m.nv, s.solver_h, s.solver_hfactor, adj_qacc, rows.joint_mu)
+    if forces is not None:
+        forces_fields(m, flags, s, ws, forces)
     if flags.discrete:
         ws.adj_M.zero_()
         ws.adj_qH.zero_()
@@ -81,30 +94,32 @@ def forward_vjp(
     if flags.tendon:
         tendon_fields(m, flags, s, ws)
     if flags.general_actuation:
-        general_actuator_vjp(m, flags, s, ws, adj_act_dot, adj)
+        general_actuator_vjp(m, flags, s, drive, adj_act_dot, adj)
     elif flags.actuation:
-        actuator_vjp(m, flags, s, ws, adj)
+        actuator_vjp(m, flags, s, drive, adj)
     passive_vjp(m, flags, s, ws, adj)
     if flags.gravcomp:
         gravcomp_vjp(m, flags, s, ws)
     if flags.fluid:
         fluid_vjp(m, flags, s, ws)
-    equality_vjp(m, flags, s, ws, adj)
+    equality_vjp(m, flags, s, rows, adj)
     applied_vjp(m, flags, s, ws, adj)
-    limit_vjp(m, flags, s, ws, adj)
+    limit_vjp(m, flags, s, rows, adj)
     if flags.friction:
-        friction_vjp(m, flags, s, ws, adj)
+        friction_vjp(m, flags, s, rows, adj)
     if flags.discrete:
         metric_ratio_vjp(m, flags, s, ws, adj)
         discrete_vjp(m, flags, s, ws, adj)
         if flags.implicit_fluid:
             fluid_ratio_vjp(m, s, ws, adj)
-    contact_vjp(m, flags, s, ws)
+    contact_vjp(m, flags, s, rows)
     if flags.tendon:
         if flags.tendon_passive:
             tendon_passive_vjp(m, flags, s, ws)
         if flags.tendon_limit or flags.tendon_equality:
-            tendon_row_vjp(m, flags, s, ws)
+            tendon_row_vjp(m, flags, s, rows)
         tendon_vjp(m, flags, s, ws, adj)
+    if forces is not None:
+        forces_vjp(m, flags, s, ws, forces, adj)
     sweep_vjp(m, flags, s, ws, adj)
     mocap_vjp(m, flags, s, ws, adj)

@@ -143,7 +143,7 @@ class Pusher(Task):
     params = PusherParams
     obs_dim = 23
     step_info = ("reward_dist", "reward_ctrl", "reward_near")
-    camera = {"distance": 2.4, "lookat": (0.2, -0.2, -0.1), "azimuth": 150.0, "elevation": -30.0}
+    camera = {"distance": 2.0, "lookat": (0.25, -0.35, -0.1), "azimuth": 215.0, "elevation": -32.0}
     defaults = {
         "reward_near_weight": 0.5,
         "reward_dist_weight": 1.0,
