@@ -5,15 +5,21 @@ import numpy as np
 import pytest
 from conftest import CARTPOLE, HOPPER
 
+import diffenvs
 
-def test_start_depends_on_seed_and_world_alone(vector):
+
+@pytest.mark.parametrize("id", diffenvs.TASKS)
+def test_start_depends_on_seed_and_world_alone(id, vector):
     """World i of `reset(seed=s)` starts as world 0 of `reset(seed=s + i)`, in any batch size."""
-    three, one = vector(HOPPER), vector(HOPPER, num_envs=1)
+    three, one = vector(id), vector(id, num_envs=1)
     obs, _ = three.reset(seed=41)
+    following, _ = three.reset()
     for world in range(3):
         np.testing.assert_array_equal(one.reset(seed=41 + world)[0][0], obs[world])
+        np.testing.assert_array_equal(one.reset()[0][0], following[world])
     listed, _ = three.reset(seed=[43, 41, 42])
     np.testing.assert_array_equal(listed, obs[[2, 0, 1]])
+    assert len(np.unique(np.concatenate([obs, following]), axis=0)) == 6
 
 
 def test_starts_differ_between_seeds_and_episodes(vector):

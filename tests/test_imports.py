@@ -68,6 +68,7 @@ def test_import_loads_no_simulator():
     assert {"diffenvs", "gymnasium"} <= loaded
     assert not loaded & {"warp", "mujoco", "mujoco_warp", "torch"}
     assert loaded - _loaded("import gymnasium") == {"diffenvs"}
+    assert not _loaded("import diffenvs.testing") & {"warp", "mujoco", "mujoco_warp", "torch"}
 
 
 def test_import_is_fast():
