@@ -69,9 +69,9 @@ def choose(boxes: np.ndarray, dt: float) -> np.ndarray:
     if away.max() < size:
         last = min(round(SECONDS / dt), len(boxes) - 1)
         return np.linspace(0, last, 7).round().astype(int)
-    goal = min(3.0 * size, away.max())
+    goal = min(2.5 * size, away.max())
     # Equal distances, not equal times: the poses are not to hide each other.
-    return start + np.array([np.argmax(away >= part) for part in np.linspace(0.0, goal, 5)])
+    return start + np.array([np.argmax(away >= part) for part in np.linspace(0.0, goal, 4)])
 
 
 def camera(boxes: np.ndarray) -> dict[str, Any]:
@@ -80,10 +80,11 @@ def camera(boxes: np.ndarray) -> dict[str, Any]:
     way = boxes[-1].mean(0) - boxes[0].mean(0)
     azimuth = 90.0 + np.degrees(np.arctan2(way[1], way[0])) if np.linalg.norm(way) > 1 else 90.0
     width, height = np.linalg.norm((high - low)[:2]), high[2] - low[2]
-    flat = height < 0.3 * width  # what lies on the floor is seen from above
+    own = np.median(boxes[:, 1] - boxes[:, 0], axis=0)
+    flat = own[2] < 0.25 * np.linalg.norm(own[:2])  # what lies on the floor is seen from above
     return {
         "type": 0,  # free
-        "distance": 1.5 * max(width * HEIGHT / WIDTH, height),  # the field of view is 45 degrees
+        "distance": 1.4 * max(width * HEIGHT / WIDTH, height),  # the field of view is 45 degrees
         "lookat": tuple((low + high) / 2),
         "azimuth": azimuth,
         "elevation": -45.0 if flat else -12.0,

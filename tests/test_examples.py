@@ -106,4 +106,4 @@ def test_landscape_shows_a_stretch_of_a_long_way():
     poses = example.choose(runs, dt=0.05)
     assert poses[0] == 100
     steps = np.diff(runs[poses, 0, 0])
-    assert np.allclose(steps, 3.0 * np.sqrt(3.0) / 4.0, atol=0.1)  # three diagonals of the box
+    assert np.allclose(steps, 2.5 * np.sqrt(3.0) / 3.0, atol=0.1)  # of diagonals of the box
