@@ -120,6 +120,8 @@ class Normalize(nn.Module):
 class Policy(nn.Module):
     """Squashed Gaussian policy; without noise it acts by its mean."""
 
+    high: Tensor
+
     def __init__(
         self, normalize: Normalize, nobs: int, high: Tensor, hidden: int, noise: float
     ) -> None:

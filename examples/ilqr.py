@@ -144,21 +144,22 @@ def optimise(
     x, u, value, damping = xs[:, 0], us[:, 0], float(cost(xs, us)[0]), 1.0
     A, B = linearize(mjm, x[:-1, :nv], x[:-1, nv:], u, device="cpu")
     for iteration in range(iterations):
-        result, gain = "no step", 0.0
         plan = riccati(A, B, x, u, damping)
-        if plan is not None:
+        if plan is None:
+            gain = 0.0
+        else:
             xs, us = roll_out(physics, x, u, plan.k, plan.K)
             gains = value - cost(xs, us)
             promised = -(ALPHAS * plan.linear + ALPHAS**2 * plan.quadratic)
             gains = np.where(gains > 0.1 * promised, gains, -np.inf)  # also where it is not finite
             best = int(gains.argmax())
             gain = float(gains[best])
-        if gain > 0:
+        if plan is not None and gain > 0:
             x, u, K, value = xs[:, best], us[:, best], plan.K, value - gain
             A, B = linearize(mjm, x[:-1, :nv], x[:-1, nv:], u, device="cpu")
             result, damping = f"alpha {ALPHAS[best]:.2f}", max(damping / 3, 1e-6)
         else:
-            damping *= 5
+            result, damping = "no step", damping * 5
         if iteration % 5 == 0 or iteration + 1 == iterations:
             print(f"iteration {iteration:3d}: cost {value:8.1f}, {result}, damping {damping:.0e}")
         if 0 < gain < 1e-3 * value or damping > 1e8:

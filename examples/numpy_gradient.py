@@ -10,6 +10,7 @@ One sees the relative error of the gradient, the return as it climbs, and how fa
 """
 
 import argparse
+from typing import Any
 
 import gymnasium as gym
 import numpy as np
@@ -19,14 +20,14 @@ import diffenvs  # noqa: F401  (registers the environments)
 STEPS = 20
 
 
-def returns(envs, actions: np.ndarray) -> np.ndarray:
+def returns(envs: Any, actions: np.ndarray) -> np.ndarray:
     """Return of every world, all from the same state; actions (STEPS, num_envs, nu)."""
     qpos, qvel = envs.task.init_qpos, envs.task.init_qvel
     envs.set_state(np.tile(qpos, (envs.num_envs, 1)), np.tile(qvel, (envs.num_envs, 1)))
-    return sum(envs.step(action)[1].astype(np.float64) for action in actions)
+    return np.stack([envs.step(action)[1] for action in actions]).sum(axis=0, dtype=float)
 
 
-def gradient(envs, actions: np.ndarray) -> tuple[float, np.ndarray]:
+def gradient(envs: Any, actions: np.ndarray) -> tuple[float, np.ndarray]:
     """Return of one world and its derivative by the actions, (STEPS, nu)."""
     envs.set_state(envs.task.init_qpos[None], envs.task.init_qvel[None])
     reward = np.stack([envs.grad_step(action[None])[1] for action in actions])
@@ -34,7 +35,7 @@ def gradient(envs, actions: np.ndarray) -> tuple[float, np.ndarray]:
     return float(reward.sum()), adj_actions[:, 0]
 
 
-def differences(envs, actions: np.ndarray, epsilon: float) -> np.ndarray:
+def differences(envs: Any, actions: np.ndarray, epsilon: float) -> np.ndarray:
     """The same derivative by central differences: world i moves the i-th number up, n + i down."""
     n = actions.size
     moved = np.repeat(actions.reshape(1, n), 2 * n, axis=0)
@@ -48,9 +49,9 @@ def differences(envs, actions: np.ndarray, epsilon: float) -> np.ndarray:
 def main(iterations: int, seed: int, rate: float) -> None:
     """Compare, climb, and say what was reached."""
     print("Compiling the physics; the first time this takes a minute or two.", flush=True)
-    one = gym.make_vec("DiffHalfCheetah-v0", num_envs=1, window=STEPS)
+    one: Any = gym.make_vec("DiffHalfCheetah-v0", num_envs=1, window=STEPS)
     shape = (STEPS, *one.single_action_space.shape)
-    many = gym.make_vec("DiffHalfCheetah-v0", num_envs=2 * int(np.prod(shape)))
+    many: Any = gym.make_vec("DiffHalfCheetah-v0", num_envs=2 * int(np.prod(shape)))
     for envs in (one, many):
         envs.reset(seed=seed)
     actions = 0.3 * np.random.default_rng(seed).standard_normal(shape)

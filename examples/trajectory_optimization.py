@@ -78,7 +78,12 @@ def plot(costs: Tensor, qpos: Tensor, actions: Tensor, dt: float, path: Path) ->
     axes[1].set(title="state of the best world", xlabel="time (s)")
     axes[1].legend(frameon=False)
     image = axes[2].imshow(
-        actions.T.numpy(), aspect="auto", cmap="RdBu", vmin=-1, vmax=1, extent=(0, STEPS * dt, 5.5, -0.5)
+        actions.T.numpy(),
+        aspect="auto",
+        cmap="RdBu",
+        vmin=-1,
+        vmax=1,
+        extent=(0, STEPS * dt, 5.5, -0.5),
     )
     names = ["hind thigh", "hind shin", "hind foot", "fore thigh", "fore shin", "fore foot"]
     axes[2].set_yticks(range(6), names)

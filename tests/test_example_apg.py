@@ -4,7 +4,12 @@ import pathlib
 import subprocess
 import sys
 
+import gymnasium as gym
+import numpy as np
 import pytest
+
+from diffenvs import command_line
+from diffenvs.policy import load_policy
 
 SCRIPT = pathlib.Path(__file__).parent.parent / "examples" / "apg.py"
 
@@ -27,6 +32,10 @@ def test_example_trains_for_two_iterations(tmp_path, env):
     folder = tmp_path / env
     for name in ("learning_curve.png", "policy.pt2"):
         assert (folder / name).stat().st_size > 1000
+    # The policy is a file that the commands take, and normalises what it is given by itself.
+    task = command_line.make_task(gym.spec(env), {})
+    action = load_policy(folder / "policy.pt2", task)(np.ones((5, task.obs_size)))
+    assert np.abs(action).max() < 1.0
     assert list(folder.glob("events.out.tfevents.*"))
     assert list(folder.glob("*.mp4")) or "no video" in done.stdout
 

@@ -6,6 +6,13 @@ Windows are shortened where the example has a constant for it: every slot captur
 import importlib.util
 import pathlib
 import re
+import sys
+
+import gymnasium as gym
+import numpy as np
+import pytest
+
+from diffenvs.policy import save_policy
 
 EXAMPLES = pathlib.Path(__file__).parent.parent / "examples"
 
@@ -14,6 +21,7 @@ def load(name):
     """Import an example, without running it."""
     spec = importlib.util.spec_from_file_location(name, EXAMPLES / f"{name}.py")
     module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module  # a task is found by the name of its module
     spec.loader.exec_module(module)
     return module
 
@@ -53,3 +61,49 @@ def test_ilqr_lowers_the_cost(capfd):
     before, after, last = numbers("(?:cost|cost of)", out)
     assert last == after < before
     assert "without feedback: 0 of 20 stand" in out
+
+
+def test_own_robot_trains_and_draws(tmp_path, capfd, monkeypatch):
+    """A task from outside the package has gradients; two steps of Adam raise the return."""
+    example = load("own_robot")
+    monkeypatch.setattr(example, "WINDOW", 8)
+    example.main(iterations=2, num_envs=4, lr=1e-2, seed=0, out=tmp_path / "out")
+    out = capfd.readouterr().out
+    assert len(numbers("iteration", out.replace(":", ".0"))) == 2
+    assert "Before training" in out and "After training" in out
+    assert "no picture" in out or (tmp_path / "out" / "own_robot.png").stat().st_size > 10_000
+
+
+def test_landscape_draws_every_run(tmp_path, capfd, monkeypatch):
+    """A policy and a curve become a picture."""
+    torch = pytest.importorskip("torch")
+    example = load("landscape")
+    for name, small in (("WIDTH", 240), ("HEIGHT", 180)):
+        monkeypatch.setattr(example, name, small)
+    folder = tmp_path / "runs" / "DiffCartPoleSwingUp-v0"
+    folder.mkdir(parents=True)
+    save_policy(folder / "policy.pt2", torch.nn.Linear(5, 1), 5)
+    (folder / "curve.csv").write_text("iteration,steps,seconds,return\n1,9,1,2\n2,18,2,3\n")
+    picture = tmp_path / "landscape.png"
+    try:
+        example.main(tmp_path / "runs", picture, seed=0, steps=20, columns=4)
+    except gym.error.DependencyNotInstalled as error:
+        pytest.skip(str(error))
+    assert "DiffCartPoleSwingUp-v0: 0.80 s in the picture, 20 steps" in capfd.readouterr().out
+    assert picture.stat().st_size > 20_000
+    with pytest.raises(SystemExit, match=r"no folder with policy\.pt2 and curve\.csv"):
+        example.main(tmp_path, picture, seed=0, steps=20, columns=4)
+
+
+def test_landscape_shows_a_stretch_of_a_long_way():
+    """A robot that stays is shown from its start; one that runs, once it is under way."""
+    example = load("landscape")
+    box = np.array([[-0.5, -0.5, 0.0], [0.5, 0.5, 1.0]])
+    stays = np.repeat(box[None], 300, axis=0)
+    runs = stays + np.linspace(0.0, 30.0, 300)[:, None, None] * [1.0, 0.0, 0.0]
+    poses = example.choose(stays, dt=0.05)
+    assert poses[0] == 0 and poses[-1] == round(example.SECONDS / 0.05)
+    poses = example.choose(runs, dt=0.05)
+    assert poses[0] == 100
+    steps = np.diff(runs[poses, 0, 0])
+    assert np.allclose(steps, 3.0 * np.sqrt(3.0) / 4.0, atol=0.1)  # three diagonals of the box

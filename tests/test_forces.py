@@ -202,17 +202,17 @@ def equalities():
 
 # what: (model and states, forces that act in it)
 VJP = {
-    "ant, euler": (lambda: gymnasium_model("ant", "euler", "pyramidal"), FORCES),
-    "ant, rk4": (lambda: gymnasium_model("ant", "rk4", "elliptic"), FORCES),
-    "arm, implicitfast": (lambda: feature("arm", "implicitfast", "elliptic", 3), FORCES),
-    "arm, euler": (lambda: feature("arm", "euler", "pyramidal"), FORCES),
-    "landing, condim 1": (lambda: feature("landing", "euler", "pyramidal", 1), FORCES[1:]),
-    "landing, condim 6": (lambda: feature("landing", "implicitfast", "elliptic", 6), FORCES[1:]),
-    "two moving bodies": (lambda: feature("cluster", "euler", "pyramidal", 4), FORCES[1:]),
-    "actuators": (actuators, FORCES[:1]),
-    "limited actuators": (limited_actuators, FORCES[:1]),
-    "tendons": (tendons, FORCES[:2]),
-    "equalities": (equalities, FORCES[:2]),
+    "ant, euler": (lambda: gymnasium_model("ant", "euler", "pyramidal"), NAMES),
+    "ant, rk4": (lambda: gymnasium_model("ant", "rk4", "elliptic"), NAMES),
+    "arm, implicitfast": (lambda: feature("arm", "implicitfast", "elliptic", 3), NAMES),
+    "arm, euler": (lambda: feature("arm", "euler", "pyramidal"), NAMES),
+    "landing, condim 1": (lambda: feature("landing", "euler", "pyramidal", 1), NAMES[1:]),
+    "landing, condim 6": (lambda: feature("landing", "implicitfast", "elliptic", 6), NAMES[1:]),
+    "two moving bodies": (lambda: feature("cluster", "euler", "pyramidal", 4), NAMES[1:]),
+    "actuators": (actuators, NAMES[:1]),
+    "limited actuators": (limited_actuators, NAMES[:1]),
+    "tendons": (tendons, NAMES[:2]),
+    "equalities": (equalities, NAMES[:2]),
 }
 
 
@@ -305,7 +305,7 @@ def test_forces_vjp_captured():
     state.qpos.assign(np.float32(states.qpos))
     state.qvel.assign(np.float32(states.qvel))
     ctrl, adj_ctrl = (wp.zeros((4, mjm.nu), dtype=float, device=physics.device) for _ in range(2))
-    record, forces, adj_forces = physics.make_record(), *(physics.make_forces(FORCES) for _ in "fa")
+    record, forces, adj_forces = physics.make_record(), *(physics.make_forces(NAMES) for _ in "fa")
     for array in adj_forces.given().values():
         array.fill_(1.0)
 
@@ -343,7 +343,7 @@ def test_forces_vjp_without_acting_rows():
     state.qpos.assign(np.float32(states.qpos))
     state.qvel.assign(np.float32(states.qvel))
     ctrl = wp.zeros((2, 0), dtype=float, device=physics.device)
-    record, forces, adj = physics.make_record(), *(physics.make_forces(FORCES[1:]) for _ in "fa")
+    record, forces, adj = physics.make_record(), *(physics.make_forces(NAMES[1:]) for _ in "fa")
     physics.launch_step(state, ctrl, physics.make_state(), record, forces)
     for array in adj.given().values():
         array.fill_(1.0)

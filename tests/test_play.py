@@ -190,6 +190,14 @@ def test_missing_policy(handles):
     assert not handles
 
 
+def test_no_page(monkeypatch):
+    """Where MuJoCo comes without its page (on Windows) the command says so."""
+    monkeypatch.setitem(sys.modules, "mujoco.studio", None)
+    monkeypatch.delitem(sys.modules, "diffenvs.play_web", raising=False)
+    with pytest.raises(SystemExit, match=r"page in the browser \(mujoco.studio\) is not to be had"):
+        play.main(["--env", CARTPOLE, "--web"])
+
+
 # In a process of its own: the page hooks itself into logging and into the handling of exceptions.
 WEB = """
 import json, socket, struct, sys, threading, time, urllib.request

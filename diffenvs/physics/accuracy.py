@@ -174,7 +174,7 @@ def _errors(value, reference, zero):
     return np.where(np.isfinite(size), found, np.inf)
 
 
-def _oracle(mjm, states, cotangents, nstep, forces):
+def _oracle(mjm, states, cotangents, nstep, forces=()):
     """What the oracle says about some states; a function of plain data, for other processes."""
     rows = []
     data = mujoco.MjData(mjm)
