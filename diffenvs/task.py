@@ -52,7 +52,7 @@ class Task:
     """A model, an outputs kernel and a start distribution; subclass it and set the attributes.
 
     Args:
-        xml_file: MJCF file to use instead of the task's own.
+        xml_file: MJCF to use instead of the task's own: a path, or its text.
         frame_skip: Physics steps per environment step; the task's own if not given.
         integrator: "euler", "implicitfast" or "rk4"; what the model file says if not given.
         **parameters: Weights and limits of the task, by the names in `defaults`.
@@ -63,7 +63,7 @@ class Task:
     v5: ClassVar[dict[str, Any]] = {}
     """Keywords with which this task is `gymnasium` without any, as far as single precision goes."""
     xml: ClassVar[str]
-    """MJCF file: a path, or the name of a file of the package `envs_assets`."""
+    """MJCF: its text, the path of a file, or the name of a file of the package `envs_assets`."""
     frame_skip: ClassVar[int]
     """Physics steps per environment step."""
     kernel: ClassVar[wp.Kernel]
@@ -176,8 +176,10 @@ class Task:
             raise TypeError(f"{self.name}: {name} is {wanted}, not {value!r}") from None
 
     def _load(self, xml: str, integrator: str | None) -> mujoco.MjModel:
-        """Compile the model, from a path or from `envs_assets`."""
-        if Path(xml).is_file():
+        """Compile the model, from MJCF text, from a path or from `envs_assets`."""
+        if str(xml).lstrip().startswith("<"):
+            mjm = mujoco.MjModel.from_xml_string(xml)
+        elif Path(xml).is_file():
             mjm = mujoco.MjModel.from_xml_path(str(xml))
         else:
             asset = files("envs_assets").joinpath(xml)

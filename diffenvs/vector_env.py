@@ -70,7 +70,7 @@ class DiffVectorEnv(gym.vector.VectorEnv):
         default_camera_config: Attributes of the free camera; None is the task's own.
         max_geom: Number of geoms that can be drawn.
         visual_options: Flags of `mujoco.MjvOption`.
-        xml_file: MJCF file to use instead of the task's own.
+        xml_file: MJCF to use instead of the task's own: a path, or its text.
         **parameters: Weights and limits of the task.
     """
 

@@ -12,7 +12,6 @@ of one of them (PNG, where pictures can be drawn).
 """
 
 import argparse
-import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -69,8 +68,6 @@ PLATE = """
   </actuator>
 </mujoco>
 """
-XML = Path(tempfile.gettempdir()) / "diffenvs_ball_on_plate.xml"
-XML.write_text(PLATE)  # a task reads its model from a file
 
 
 @wp.struct
@@ -123,7 +120,7 @@ class BallOnPlate(Task):
     ball has fallen off.
     """
 
-    xml = str(XML)
+    xml = PLATE
     frame_skip = 4
     kernel = ball_on_plate_outputs
     reads = ("qpos", "qvel", "action")

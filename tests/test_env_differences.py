@@ -88,6 +88,12 @@ def _double_pendulum_reward(before, qpos, qvel, action, dt):
     return 10.0 - 0.01 * x**2 - (z - 2.0) ** 2 - 0.001 * qvel[1] ** 2 - 0.005 * qvel[2] ** 2
 
 
+def _elliptic(task):
+    """MJCF of a task, with elliptic cones."""
+    xml = files("envs_assets").joinpath(task.xml).read_text()
+    return xml.replace("<option ", '<option cone="elliptic" ')
+
+
 def _is_upright(mjm, data):
     """Whether a pendulum is so far from where its episode ends that it does not get there."""
     return np.abs(data.qpos[1:]).max() < 0.05 and np.abs(data.qvel[1:]).max() < 0.5
@@ -144,7 +150,7 @@ def test_every_task_has_a_window():
 
 
 @pytest.mark.parametrize("id", WINDOWS)
-def test_window_gradient_vs_c_mujoco(id, make, tmp_path):
+def test_window_gradient_vs_c_mujoco(id, make):
     """d(sum of rewards) / d(qpos, qvel, actions) of three steps, from states of random play.
 
     Worlds in which two widths of the differences disagree are next to a change of the active
@@ -156,10 +162,7 @@ def test_window_gradient_vs_c_mujoco(id, make, tmp_path):
     if "terminate_when_unhealthy" in task.defaults:
         kwargs["terminate_when_unhealthy"] = False
     if window.elliptic:
-        xml = files("envs_assets").joinpath(task.xml).read_text()
-        path = tmp_path / task.xml
-        path.write_text(xml.replace("<option ", '<option cone="elliptic" '))
-        kwargs["xml_file"] = str(path)
+        kwargs["xml_file"] = _elliptic(task)
     envs = make(id, num_envs=NUM_ENVS, **kwargs)
     envs.reset(seed=0)
     mjm, nq, nv = fd.converged(envs.model), envs.model.nq, envs.model.nv
@@ -208,7 +211,7 @@ def test_window_gradient_vs_c_mujoco(id, make, tmp_path):
 
 
 @pytest.mark.parametrize("id", ["DiffAnt-v0", "DiffHumanoid-v0", "DiffInvertedDoublePendulum-v0"])
-def test_observation_gradient_vs_gymnasium(id, make, tmp_path):
+def test_observation_gradient_vs_gymnasium(id, make):
     """d(random cotangent of observation and reward) / d(qpos, qvel, action) of a step.
 
     The oracle is Gymnasium's own task with all of its observation (forces, inertias, velocities of
@@ -221,10 +224,7 @@ def test_observation_gradient_vs_gymnasium(id, make, tmp_path):
     converged = fd.converged(load_task(diffenvs.TASKS[id][0])().mjm)
     reference.model.opt.integrator = converged.opt.integrator
     if window.elliptic:
-        xml = files("envs_assets").joinpath(task.xml).read_text()
-        path = tmp_path / task.xml
-        path.write_text(xml.replace("<option ", '<option cone="elliptic" '))
-        kwargs["xml_file"] = str(path)
+        kwargs["xml_file"] = _elliptic(task)
         reference.model.opt.cone = mujoco.mjtCone.mjCONE_ELLIPTIC
     for option in ("solver", "iterations", "ls_iterations", "tolerance", "ls_tolerance"):
         setattr(reference.model.opt, option, getattr(converged.opt, option))

@@ -137,16 +137,14 @@ class Step:
 
 
 @pytest.fixture
-def play(make, tmp_path):
+def play(make):
     """Function of an id and a cone: our worlds, actions, and lists of `Step` by Gymnasium."""
 
     def play(id, cone):
         kwargs = {"autoreset_mode": "DISABLED", "max_episode_steps": -1} | TASKS[id].v5
         if cone:
             text = files("envs_assets").joinpath(TASKS[id].xml).read_text()
-            path = tmp_path / "elliptic.xml"
-            path.write_text(text.replace("<option ", '<option cone="elliptic" '))
-            kwargs["xml_file"] = str(path)
+            kwargs["xml_file"] = text.replace("<option ", '<option cone="elliptic" ')
         envs = make(id, NUM_ENVS, **kwargs)
         envs.reset(seed=0)
         stale, fresh, nudged = (Reference(id, cone, fresh) for fresh in (False, True, True))

@@ -221,6 +221,7 @@ def test_options_of_the_model(tmp_path):
     path = tmp_path / "own.xml"
     path.write_text(text.replace('timestep="0.002"', 'timestep="0.001"'))
     assert Hopper(xml_file=str(path)).dt == pytest.approx(0.004)
+    assert Hopper(xml_file=path.read_text()).dt == pytest.approx(0.004)
 
 
 @pytest.mark.parametrize(
