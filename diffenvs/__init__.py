@@ -24,20 +24,20 @@ __all__ = ["TASKS", "DiffEnv", "DiffVectorEnv", "Task", "register"]
 TASKS = {
     # id: (task, max_episode_steps)
     "DiffCartPoleSwingUp-v0": ("diffenvs.tasks.cartpole_swingup:CartPoleSwingUp", 250),
-    "DiffHopper-v0": ("diffenvs.tasks.hopper:Hopper", 1000),
-    "DiffHalfCheetah-v0": ("diffenvs.tasks.half_cheetah:HalfCheetah", 1000),
-    "DiffAnt-v0": ("diffenvs.tasks.ant:Ant", 1000),
-    "DiffReacher-v0": ("diffenvs.tasks.reacher:Reacher", 50),
-    "DiffPusher-v0": ("diffenvs.tasks.pusher:Pusher", 100),
-    "DiffHumanoid-v0": ("diffenvs.tasks.humanoid:Humanoid", 1000),
-    "DiffHumanoidStandup-v0": ("diffenvs.tasks.humanoid_standup:HumanoidStandup", 1000),
-    "DiffWalker2d-v0": ("diffenvs.tasks.walker2d:Walker2d", 1000),
-    "DiffSwimmer-v0": ("diffenvs.tasks.swimmer:Swimmer", 1000),
     "DiffInvertedPendulum-v0": ("diffenvs.tasks.inverted_pendulum:InvertedPendulum", 1000),
     "DiffInvertedDoublePendulum-v0": (
         "diffenvs.tasks.inverted_double_pendulum:InvertedDoublePendulum",
         1000,
     ),
+    "DiffReacher-v0": ("diffenvs.tasks.reacher:Reacher", 50),
+    "DiffPusher-v0": ("diffenvs.tasks.pusher:Pusher", 100),
+    "DiffSwimmer-v0": ("diffenvs.tasks.swimmer:Swimmer", 1000),
+    "DiffHopper-v0": ("diffenvs.tasks.hopper:Hopper", 1000),
+    "DiffWalker2d-v0": ("diffenvs.tasks.walker2d:Walker2d", 1000),
+    "DiffHalfCheetah-v0": ("diffenvs.tasks.half_cheetah:HalfCheetah", 1000),
+    "DiffAnt-v0": ("diffenvs.tasks.ant:Ant", 1000),
+    "DiffHumanoid-v0": ("diffenvs.tasks.humanoid:Humanoid", 1000),
+    "DiffHumanoidStandup-v0": ("diffenvs.tasks.humanoid_standup:HumanoidStandup", 1000),
 }
 
 _PUBLIC = {
