@@ -27,6 +27,7 @@ from gymnasium.vector import AutoresetMode, VectorEnv
 
 from diffenvs import command_line
 from diffenvs.policy import Policy, load_policy
+from diffenvs.task import pays
 
 SIDES = {"gymnasium": "Gymnasium, C MuJoCo", "diffenvs": "ours"}
 
@@ -86,7 +87,7 @@ def both_keywords(spec: EnvSpec, given: dict[str, Any]) -> dict[str, dict[str, A
     task_class = command_line.find_task(spec)
     if task_class.gymnasium is None:
         return {"diffenvs": given}
-    ours = {name: value for name, value in task_class.v5.items() if _pays(name)} | given
+    ours = {"reward": "v5"} | given
     creator = load_env_creator(str(gym.spec(task_class.gymnasium).entry_point))
     known = inspect.signature(creator).parameters
     fixed = {name: value for name, (value, _) in task_class.refused.items()}
@@ -94,14 +95,9 @@ def both_keywords(spec: EnvSpec, given: dict[str, Any]) -> dict[str, dict[str, A
     theirs = {
         name: value
         for name, value in (fixed | task.parameters | given).items()
-        if name in known and (name in given or not _pays(name))
+        if name in known and (name in given or not pays(name))
     }
     return {"gymnasium": theirs, "diffenvs": ours}
-
-
-def _pays(name: str) -> bool:
-    """Say whether a keyword decides what is paid, and not what is seen or simulated."""
-    return name in ("reward", "healthy_reward") or name.endswith("_weight")
 
 
 def evaluate(

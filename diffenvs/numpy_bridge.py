@@ -74,7 +74,16 @@ class NumpyBridge:
 
     def set_state(self, qpos: Any, qvel: Any, act: Any) -> None:
         """Put the worlds into a state."""
-        self.rollout.set_state(*(np.asarray(x, dtype=np.float32) for x in (qpos, qvel, act)))
+        given = {"qpos": qpos, "qvel": qvel, "act": act}
+        arrays = {name: np.asarray(x, dtype=np.float32) for name, x in given.items()}
+        for name, array in arrays.items():
+            if not np.isfinite(array).all():
+                index = tuple(np.argwhere(~np.isfinite(array))[0].tolist())
+                raise ValueError(
+                    f"{self.name}: a state must be finite, but {name}{list(index)} is "
+                    f"{array[index]}"
+                )
+        self.rollout.set_state(**arrays)
 
     def begin(self) -> None:
         """There is no history outside the window."""

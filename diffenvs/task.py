@@ -48,6 +48,11 @@ INTEGRATORS = {
 NOISE = {"uniform": 0, "normal": 1}
 
 
+def pays(name: str) -> bool:
+    """Say whether a keyword decides what is paid, and not what is seen or simulated."""
+    return name in ("reward", "healthy_reward") or name.endswith("_weight")
+
+
 class Task:
     """A model, an outputs kernel and a start distribution; subclass it and set the attributes.
 
@@ -61,7 +66,8 @@ class Task:
     gymnasium: ClassVar[str | None] = None
     """Id of the task of Gymnasium that this one is, for example "Ant-v5"."""
     v5: ClassVar[dict[str, Any]] = {}
-    """Keywords with which this task is `gymnasium` without any, as far as single precision goes."""
+    """Keywords with which this task is `gymnasium` without any, but for single precision and the
+    age of kinematics. The keyword reward="v5" stands for the weights among them."""
     xml: ClassVar[str]
     """MJCF: its text, the path of a file, or the name of a file of the package `envs_assets`."""
     frame_skip: ClassVar[int]
@@ -110,6 +116,13 @@ class Task:
             )
         wanted = ["p", *(f"{field}_in" for field in cls.reads), *OUTPUTS]
         found = list(inspect.signature(cls.kernel.func).parameters)
+        unknown = [field for field in cls.reads_if if field not in cls.reads]
+        unknown += [k for names in cls.reads_if.values() for k in names if k not in cls.defaults]
+        if unknown:
+            raise TypeError(
+                f"reads_if of {cls.__name__} names {unknown}: its keys are entries of reads, and "
+                "its values keywords of defaults"
+            )
         if found != wanted:
             raise TypeError(
                 f"the outputs kernel of {cls.__name__} has the arguments {found}; its `reads` "
@@ -125,7 +138,7 @@ class Task:
     ) -> None:
         self.name = type(self).__name__
         self.parameters = self._merge(parameters)
-        self.mjm = self._load(xml_file or self.xml, integrator)
+        self.mjm = self._load(xml_file, integrator)
         self.nstep = self.frame_skip if frame_skip is None else frame_skip
         if not isinstance(self.nstep, int | np.integer) or self.nstep < 1:
             raise ValueError(f"{self.name}: frame_skip must be an integer >= 1, not {frame_skip!r}")
@@ -140,7 +153,9 @@ class Task:
         values = dict(self.defaults)
         refused = dict(self.refused)
         if self.gymnasium and "reward" not in values:
-            refused["reward"] = ("v5", f"its reward is that of {self.gymnasium} in any case")
+            refused["reward"] = ("v5", f"its reward is that of {self.gymnasium}, but for weights")
+        if given.get("reward") == "v5":
+            values |= {name: value for name, value in self.v5.items() if pays(name)}
         for name, value in given.items():
             if name in refused:
                 accepted, reason = refused[name]
@@ -148,7 +163,7 @@ class Task:
                     raise ValueError(f"{self.name} accepts only {name}={accepted!r}: {reason}")
             elif name not in values:
                 close = difflib.get_close_matches(name, values, n=1)
-                hint = f"; did you mean {close[0]!r}?" if close else ""
+                hint = f"; did you mean {close[0]!r}?" if close else "."
                 names = ", ".join(repr(known) for known in values)
                 raise TypeError(f"{self.name} has no parameter {name!r}{hint} It has {names}")
             else:
@@ -168,26 +183,38 @@ class Task:
             raise TypeError(f"{self.name}: {name} is True or False, not {value!r}")
         wanted = "two numbers (low, high)" if isinstance(default, tuple) else "a number"
         try:
+            numbers = tuple(value) if isinstance(default, tuple) else (value,)
+            if any(isinstance(x, str) or np.isnan(x) for x in numbers):
+                raise ValueError
             if not isinstance(default, tuple):
                 return float(value)
-            low, high = value
-            return float(low), float(high)
+            low, high = map(float, numbers)
+            if low > high:
+                raise ValueError
+            return low, high
         except (TypeError, ValueError):
             raise TypeError(f"{self.name}: {name} is {wanted}, not {value!r}") from None
 
-    def _load(self, xml: str, integrator: str | None) -> mujoco.MjModel:
-        """Compile the model, from MJCF text, from a path or from `envs_assets`."""
-        if str(xml).lstrip().startswith("<"):
+    def _load(self, xml_file: str | None, integrator: str | None) -> mujoco.MjModel:
+        """Compile the model, from MJCF text, from a path or from `envs_assets`.
+
+        A file that happens to be called as the task's own asset, where Python was started, is not
+        taken for it.
+        """
+        xml = str(self.xml if xml_file is None else xml_file)
+        if xml.lstrip().startswith("<"):
             mjm = mujoco.MjModel.from_xml_string(xml)
-        elif Path(xml).is_file():
-            mjm = mujoco.MjModel.from_xml_path(str(xml))
         else:
-            asset = files("envs_assets").joinpath(xml)
-            if not asset.is_file():
+            path, asset = Path(xml), files("envs_assets").joinpath(xml)
+            own = xml_file is None and path.name == xml and asset.is_file()
+            if path.is_file() and not own:
+                mjm = mujoco.MjModel.from_xml_path(xml)
+            elif asset.is_file():
+                mjm = mujoco.MjModel.from_xml_string(asset.read_text())
+            else:
                 raise FileNotFoundError(
                     f"{self.name}: {xml!r} is neither a file nor an asset of `envs_assets`"
                 )
-            mjm = mujoco.MjModel.from_xml_string(asset.read_text())
         if integrator is not None:
             if integrator not in INTEGRATORS:
                 raise ValueError(

@@ -14,13 +14,14 @@ Both follow Gymnasium's interface and add to it
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from importlib import import_module
 from typing import Any
 
 import gymnasium as gym
 import numpy as np
 import warp as wp
-from gymnasium.utils import seeding
+from gymnasium.utils import EzPickle, seeding
 from gymnasium.vector import AutoresetMode
 from gymnasium.vector.utils import batch_space
 
@@ -42,7 +43,7 @@ MODES = {
 }
 
 
-class DiffVectorEnv(gym.vector.VectorEnv):
+class DiffVectorEnv(gym.vector.VectorEnv, EzPickle):
     """A batch of worlds of one task, stepped and differentiated together on one device.
 
     Args:
@@ -105,6 +106,8 @@ class DiffVectorEnv(gym.vector.VectorEnv):
         xml_file: str | None = None,
         **parameters: Any,
     ) -> None:
+        given = {name: value for name, value in locals().items() if name != "self"}
+        EzPickle.__init__(self, **given | given.pop("parameters"))
         task_class = load_task(task)
         self.task = task_class(xml_file, frame_skip, integrator, **parameters)
         self._name = self.task.name
@@ -393,7 +396,8 @@ class DiffVectorEnv(gym.vector.VectorEnv):
                 on as they did then.
             qvel: Velocities, (num_envs, nv). No world is done after it, and the time limit counts
                 anew.
-            act: Activations, (num_envs, na); None is zero.
+            act: Activations, (num_envs, na); None is zero. Forces that a task observes are zero
+                until the next step.
         """
         if isinstance(qpos, Snapshot):
             self._restore(qpos)
@@ -411,7 +415,8 @@ class DiffVectorEnv(gym.vector.VectorEnv):
             raise gym.error.ResetNeeded(f"{self._name}: call reset() before set_state()")
         self.rollout.detach()
         self._forget()
-        self._bridge.set_state(qpos, qvel, act)
+        with nullcontext() if self._bridge is self._warp else paused_tape():
+            self._bridge.set_state(qpos, qvel, act)
 
     def get_state(self) -> Snapshot:
         """Return all that decides how the worlds go on, for `set_state`: NumPy, to be kept."""
@@ -466,6 +471,8 @@ class DiffVectorEnv(gym.vector.VectorEnv):
             if given is None:
                 given = int(self.np_random.integers(2**31))
         seeds = reset_options.seeds(self._name, given, self.num_envs)
+        if not self._seeded:  # no world has a seed that it could keep
+            seeds = [int(self.np_random.integers(2**31)) if s is None else s for s in seeds]
         if given is not None:
             self._np_random, self._np_random_seed = seeding.np_random(seeds[0])
         self._seeded = True

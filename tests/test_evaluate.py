@@ -152,10 +152,11 @@ def test_keywords_of_both_sides():
     assert theirs["healthy_angle_range"] == (-0.3, 0.3)
     assert theirs["exclude_current_positions_from_observation"] is True
     assert not [name for name in theirs if name.endswith("_weight") or name == "healthy_reward"]
-    sides = both_keywords(spec, {"ctrl_cost_weight": 0.5, "frame_skip": 2, "integrator": "euler"})
+    given = {"ctrl_cost_weight": 0.5, "frame_skip": 2, "integrator": "euler"}
+    sides = both_keywords(spec, given)
     assert sides["gymnasium"]["ctrl_cost_weight"] == 0.5
     assert sides["gymnasium"]["frame_skip"] == 2 and "integrator" not in sides["gymnasium"]
-    assert sides["diffenvs"] == {"ctrl_cost_weight": 0.5, "frame_skip": 2, "integrator": "euler"}
+    assert sides["diffenvs"] == {"reward": "v5"} | given
 
 
 def test_command(feedback, tmp_path, capsys):
