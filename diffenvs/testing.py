@@ -316,12 +316,13 @@ def _begin(env: CheckedEnv, mask: np.ndarray, starts: list[list[Any]]) -> None:
 def _reset_of_done_world(env: CheckedEnv, seed: int, actions: list[Any], first: list[Step]) -> None:
     """NEXT_STEP: after the masked reset of a world that ended its next step is a real one.
 
-    So it depends on the action, if the first step of an episode does.
+    So it depends on the action, if the first step of an episode does. Two actions mostly show that;
+    many are tried, for there are tasks where few actions have an effect.
     """
     end = next(t for t, step in enumerate(first) if step.done.any())
     world = int(first[end].done.argmax())
     mask = np.arange(env.n) == world
-    samples = [env.envs.action_space.sample() for _ in range(5)]
+    samples = [env.envs.action_space.sample() for _ in range(50)]
 
     def first_step(action: Any) -> Step:
         return _run(env, seed, [action], True)[0]
