@@ -12,7 +12,7 @@ It loads neither Warp nor MuJoCo.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -147,19 +147,17 @@ def _run(
     actions: list[Any],
     reset_mask: bool,
     before: Callable[[int], Any] | None = None,
-) -> list[Step]:
+) -> Iterator[Step]:
     """Reset and take steps; done worlds are reset where the mode leaves that to the user.
 
-    `before` is called before each step, and may give other actions.
+    A step is taken when it is asked for. `before` is called before it, and may give other actions.
     """
     env.reset(seed=seed)
-    steps = []
     for t, given in enumerate(actions):
         if env.done.any() and env.mode is AutoresetMode.DISABLED:
             env.reset(env.done.copy() if reset_mask else None)
         changed = before(t) if before else None
-        steps.append(env.step(given if changed is None else changed))
-    return steps
+        yield env.step(given if changed is None else changed)
 
 
 def _first_run(
@@ -169,18 +167,22 @@ def _first_run(
     space = env.envs.action_space
     space.seed(seed)
     actions = [space.sample() for _ in range(num_steps)]
-    steps = _run(env, seed, actions, reset_mask)
-    done = np.array([step.done for step in steps])
+    steps: list[Step] = []
+    done = np.zeros(env.n, dtype=bool)
+    more = 3
+    for step in _run(env, seed, actions, reset_mask):
+        steps.append(step)
+        more -= done.all()
+        if more == 0:
+            break
+        done |= step.done
     env.require(
         done.any(),
         f"no episode ended within num_steps={num_steps} random steps, so what happens then cannot "
         "be checked. Make it with a time limit (gym.make_vec(..., max_episode_steps=20)), or allow "
         "more steps",
     )
-    if done.any(axis=0).all():
-        enough = int(done.argmax(axis=0).max()) + 4
-        actions, steps = actions[:enough], steps[:enough]
-    return actions, steps
+    return actions[: len(steps)], steps
 
 
 def _final_obs(env: CheckedEnv, starts: list[list[Any]], steps: list[Step]) -> None:
@@ -227,7 +229,7 @@ def _second_run(
         _compare(env, _run(env, seed, actions, reset_mask, ignored), first, message)
 
 
-def _compare(env: CheckedEnv, steps: list[Step], wanted: list[Step], message: str) -> None:
+def _compare(env: CheckedEnv, steps: Iterable[Step], wanted: list[Step], message: str) -> None:
     """Two runs are the same, in all that they returned."""
     for t, pair in enumerate(zip(steps, wanted, strict=True)):
         env.require_same_step(*pair, message.format(t=t, name="{name}"))
@@ -283,7 +285,7 @@ def _partial_reset(
 
     own_end = [t for t, step in enumerate(first) if step.done[1:].any()]
     until = own_end[0] if own_end else len(first)
-    steps = _run(env, seed, actions, True, interrupt)
+    steps = list(_run(env, seed, actions, True, interrupt))
     for t, (step, wanted) in enumerate(zip(steps[:until], first[:until], strict=True)):
         message = f"worlds that are not in the mask of a reset before step {at} go on: step {t}"
         env.require_same(env.rows(step.obs)[1:], env.rows(wanted.obs)[1:], f"{message}, obs")
@@ -325,14 +327,14 @@ def _reset_of_done_world(env: CheckedEnv, seed: int, actions: list[Any], first: 
     samples = [env.envs.action_space.sample() for _ in range(50)]
 
     def first_step(action: Any) -> Step:
-        return _run(env, seed, [action], True)[0]
+        return next(_run(env, seed, [action], True))
 
     def step_after_reset(action: Any) -> Step:
         def reset(t: int) -> None:
             if t == end + 1:
                 env.reset(mask)
 
-        return _run(env, seed, [*actions[: end + 1], action], True, reset)[-1]
+        return list(_run(env, seed, [*actions[: end + 1], action], True, reset))[-1]
 
     def depends(play: Callable[[Any], Step]) -> bool:
         steps = map(play, samples)
