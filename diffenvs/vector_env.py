@@ -144,6 +144,7 @@ class DiffVectorEnv(gym.vector.VectorEnv, EzPickle):
         self.single_action_space = gym.spaces.Box(low, high, dtype=np.float32)
         self.observation_space = batch_space(self.single_observation_space, self.num_envs)
         self.action_space = batch_space(self.single_action_space, self.num_envs)
+        reset_options.seeds(self._name, seed, self.num_envs)  # refuses what is none
         self._first_seed = seed
         self._seeded = False
         with paused_tape():
