@@ -60,12 +60,14 @@ class NumpyBridge:
             raise TypeError(f"{self.name}: actions are real numbers, not of dtype {actions.dtype}")
         if actions.shape != shape:
             raise ValueError(f"{self.name}: actions have the shape {shape}, not {actions.shape}")
+        with np.errstate(over="ignore"):  # what does not fit becomes inf, and is refused
+            actions = actions.astype(np.float32)
         if not np.isfinite(actions).all():
             index = tuple(np.argwhere(~np.isfinite(actions))[0].tolist())
             raise ValueError(
                 f"{self.name}: actions must be finite, but actions{list(index)} is {actions[index]}"
             )
-        return actions.astype(np.float32)
+        return actions
 
     def state(self) -> EnvState:
         """Copies of the present state."""

@@ -63,8 +63,11 @@ def seeds(name: str, given: Any, num_envs: int) -> list[int | None]:
     """Return a seed per world, of a number (world i has `given + i`), a list, or None."""
     if given is None:
         return [None] * num_envs
-    if isinstance(given, int | np.integer) and not isinstance(given, bool):
-        values: list[Any] = [int(given) + world for world in range(num_envs)]
+    values: list[Any]
+    if isinstance(given, bool):
+        raise TypeError(f"{name}: seed is a number or {num_envs} of them, not {given!r}")
+    if isinstance(given, int | np.integer):
+        values = [int(given) + world for world in range(num_envs)]
     else:
         try:
             values = list(given)

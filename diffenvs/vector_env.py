@@ -14,7 +14,6 @@ Both follow Gymnasium's interface and add to it
 
 from __future__ import annotations
 
-from contextlib import nullcontext
 from importlib import import_module
 from typing import Any
 
@@ -386,6 +385,7 @@ class DiffVectorEnv(gym.vector.VectorEnv, EzPickle):
 
         NumPy: copies. torch and Warp: the arrays from which the next grad_step starts, so a loss
         may use them, and gradients with respect to the start of a window arrive in their `.grad`.
+        They are to be read: what is written into them moves no world, `set_state` does.
         """
         return self._bridge.state()
 
@@ -416,7 +416,7 @@ class DiffVectorEnv(gym.vector.VectorEnv, EzPickle):
             raise gym.error.ResetNeeded(f"{self._name}: call reset() before set_state()")
         self.rollout.detach()
         self._forget()
-        with nullcontext() if self._bridge is self._warp else paused_tape():
+        with paused_tape():
             self._bridge.set_state(qpos, qvel, act)
 
     def get_state(self) -> Snapshot:
@@ -473,7 +473,8 @@ class DiffVectorEnv(gym.vector.VectorEnv, EzPickle):
                 given = int(self.np_random.integers(2**31))
         seeds = reset_options.seeds(self._name, given, self.num_envs)
         if not self._seeded:  # no world has a seed that it could keep
-            seeds = [int(self.np_random.integers(2**31)) if s is None else s for s in seeds]
+            drawn = self.np_random.integers(2**31, size=self.num_envs).tolist()
+            seeds = [new if s is None else s for s, new in zip(seeds, drawn, strict=True)]
         if given is not None:
             self._np_random, self._np_random_seed = seeding.np_random(seeds[0])
         self._seeded = True
