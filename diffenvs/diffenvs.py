@@ -95,6 +95,10 @@ class DiffEnv(gym.Env, EzPickle):
             adj_state: Cotangent of `state` after each step, a tuple (qpos, qvel, act) of arrays
                 (T, ...), each of which may be None.
 
+        Raises:
+            TypeError, ValueError: A cotangent is no array of real numbers, or of another shape.
+            RuntimeError: No grad_step was made since the window began.
+
         Returns:
             The cotangent of the actions, (T, nu); `adj_initial_state` has that of the start.
         """
@@ -106,13 +110,15 @@ class DiffEnv(gym.Env, EzPickle):
             value = cotangent(name, what, value, (steps, *shape), f"{steps} grad_steps")
             return value[:, None]
 
-        (nobs,) = self.worlds.single_observation_space.shape
         adj_states = [
             batch(f"adj_state.{field}", value, self._shapes()[field][0])
             for field, value in state_cotangents(name, adj_state).items()
         ]
         adjoint = self.worlds.backward(
-            batch("adj_obs", adj_obs, nobs), batch("adj_reward", adj_reward), None, adj_states
+            batch("adj_obs", adj_obs, self.worlds.task.obs_size),
+            batch("adj_reward", adj_reward),
+            None,
+            adj_states,
         )
         return adjoint[:, 0]
 
@@ -158,8 +164,7 @@ class DiffEnv(gym.Env, EzPickle):
         self.worlds.close()
 
     def _batch(self, action: Any) -> np.ndarray:
-        shape = self.worlds.single_action_space.shape
-        action = _batch(self.worlds.task.name, "action", action, shape)
+        action = _batch(self.worlds.task.name, "action", action, (self.model.nu,))
         if self.worlds.rollout.pending.numpy()[0]:
             raise AssertionError(
                 f"{self.worlds.task.name}: the episode has terminated; call reset() before the "
