@@ -95,12 +95,12 @@ class DiffEnv(gym.Env, EzPickle):
             adj_state: Cotangent of `state` after each step, a tuple (qpos, qvel, act) of arrays
                 (T, ...), each of which may be None.
 
+        Returns:
+            The cotangent of the actions, (T, nu); `adj_initial_state` has that of the start.
+
         Raises:
             TypeError, ValueError: A cotangent is no array of real numbers, or of another shape.
             RuntimeError: No grad_step was made since the window began.
-
-        Returns:
-            The cotangent of the actions, (T, nu); `adj_initial_state` has that of the start.
         """
         name, steps = self.worlds.task.name, self.worlds._bridge.recorded()
 

@@ -355,6 +355,10 @@ class DiffVectorEnv(gym.vector.VectorEnv, EzPickle):
         Returns:
             The cotangent of the actions, (T, num_envs, nu). That of the state at which the window
             began is in `adj_initial_state` afterwards.
+
+        Raises:
+            TypeError, ValueError: A cotangent is no array of real numbers, or of another shape.
+            RuntimeError: No grad_step was made since the window began.
         """
         if self.arrays != "numpy":
             instead = "loss.backward()" if self.arrays == "torch" else "tape.backward()"
