@@ -143,6 +143,7 @@ class DiffVectorEnv(gym.vector.VectorEnv, EzPickle):
         self.single_action_space = gym.spaces.Box(low, high, dtype=np.float32)
         self.observation_space = batch_space(self.single_observation_space, self.num_envs)
         self.action_space = batch_space(self.single_action_space, self.num_envs)
+        reset_options.seeds(self._name, seed, self.num_envs)  # refuses what is none
         self._first_seed = seed
         self._seeded = False
         with paused_tape():
@@ -354,6 +355,10 @@ class DiffVectorEnv(gym.vector.VectorEnv, EzPickle):
         Returns:
             The cotangent of the actions, (T, num_envs, nu). That of the state at which the window
             began is in `adj_initial_state` afterwards.
+
+        Raises:
+            TypeError, ValueError: A cotangent is no array of real numbers, or of another shape.
+            RuntimeError: No grad_step was made since the window began.
         """
         if self.arrays != "numpy":
             instead = "loss.backward()" if self.arrays == "torch" else "tape.backward()"

@@ -187,12 +187,35 @@ def test_command(feedback, tmp_path, capsys):
         (["--env", HOPPER, "--num-envs", "0"], "num_envs must be an integer >= 1, not 0"),
         (["--env", HOPPER, "--kwarg", "ctrl_cost_wieght=1"], "did you mean 'ctrl_cost_weight'"),
         (["--env", HOPPER, "--kwarg", "max_episode_steps=None"], "has no time limit; give max_epi"),
+        (
+            ["--env", HOPPER, "--kwarg", "autoreset_mode=DISABLED"],
+            "autoreset_mode is no keyword to give: episodes are counted in SAME_STEP",
+        ),
+        (
+            ["--env", HOPPER, "--kwarg", "num_envs=7"],
+            "num_envs is no keyword to give: it is an argument of its own, on the command",
+        ),
+        (["--env", HOPPER, "--json", "/gone/x.json"], "--json /gone/x.json cannot be written: "),
+        (["--env", HOPPER, "--json", "/"], "--json / is a folder"),
+        (["--env", HOPPER, "--policy", "gone.py"], "policy: there is no file 'gone.py'"),
     ],
-)
-def test_messages(options, message, feedback):
-    """What cannot be scored is said in one line."""
+)  # fmt: skip
+def test_messages(options, message, feedback, capsys):
+    """What cannot be scored is said in one line, before anything is compiled or played."""
     with pytest.raises(SystemExit, match=re.escape(message)):
         main(["--policy", str(feedback(HOPPER)), *options])
+    captured = capsys.readouterr()
+    assert "Compiling" not in captured.err and not captured.out
+
+
+def test_seed_below_zero(feedback, capsys):
+    """A seed that no environment takes is refused at once, from the command line and by name."""
+    path = feedback(HOPPER)
+    with pytest.raises(SystemExit):
+        main(["--env", HOPPER, "--policy", str(path), "--seed", "-1"])
+    assert "argument --seed: '-1' is not an integer >= 0" in capsys.readouterr().err
+    with pytest.raises(ValueError, match="evaluate: seed must be an integer >= 0, not -1"):
+        evaluate(HOPPER, path, seed=-1)
 
 
 def test_task_of_ours_alone(feedback, capsys):
