@@ -199,6 +199,8 @@ def _batch(name: str, what: str, value: Any, shape: tuple[int, ...]) -> np.ndarr
     array = real_array(name, what, value)
     if array.shape != shape:
         raise ValueError(f"{name}: {what} has the shape {shape}, not {array.shape}")
+    with np.errstate(over="ignore"):  # what does not fit becomes inf, and is refused
+        array = array.astype(np.float32)
     if not np.isfinite(array).all():
         index = np.argwhere(~np.isfinite(array))[0].tolist()
         raise ValueError(f"{name}: {what} must be finite, but {what}{index} is {array[*index]}")

@@ -88,6 +88,7 @@ def test_wrong_warp_actions_are_refused(actions, error, message, make):
     [
         (lambda e: e.step(np.zeros((1, 3))), ValueError, r"action has the shape \(3,\), not \(1,"),
         (lambda e: e.step([0, np.nan, 0]), ValueError, r"action must be finite, but action\[1\] "),
+        (lambda e: e.step([0, 0, 1e39]), ValueError, r"action must be finite, but action\[2\] "),
         (lambda e: e.grad_step("a"), TypeError, "action is an array of real numbers, not of dtype"),
         (
             lambda e: e.set_state(np.zeros((1, 6)), np.zeros(6)),

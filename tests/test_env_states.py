@@ -130,7 +130,7 @@ def test_given_state_of_the_single_environment(single, vector, assert_same):
     assert_same(outputs[1], outputs[0])
     assert_same(outputs[2], outputs[0])
     with pytest.raises(
-        ValueError, match=r"Hopper: options\['state'\]: qpos has the shape \(1, 6\)"
+        ValueError, match=r"Hopper: options\['state'\]: qpos has the shape \(6,\), not \(5,\)"
     ):
         env.reset(options={"state": (qpos[1:], qvel)})
     with pytest.raises(
