@@ -30,6 +30,7 @@ from typing import Any, NamedTuple
 import warp as wp
 
 from diffenvs import env_kernels as kernels
+from diffenvs.kernel_trial import try_kernel
 from diffenvs.physics import Physics, State
 from diffenvs.physics.tape import paused_tape
 from diffenvs.step_fields import StepFields
@@ -127,6 +128,7 @@ class Rollout:
         self.physics = Physics(
             task.mjm, num_envs, device, nstep=task.nstep, nconmax=nconmax, njmax=njmax
         )
+        try_kernel(task, device)
         self.fields = StepFields(task.reads, task.active_reads(), self.physics)
         self.state = self.physics.make_state()
         self.seed = self._array(dtype=int)
