@@ -28,11 +28,12 @@ if TYPE_CHECKING:
 
 _NWORLD = 2
 _ROWS = 2  # guard rows before and after
-_COLUMNS = 512  # guard columns behind each row, so also before each
+_COLUMNS = 512  # guard columns behind each row, which are also those before the next row
 _STATES = {"qpos": (float, "nq"), "qvel": (float, "nv"), "act": (float, "na")}
 _STATES["action"] = float, "nu"
 _SIZES = "nq", "nv", "na", "nu", "nbody", "nsite"
 _OUTPUTS = "obs", "reward", "terminated", "info"
+_BEFORE = 64  # how many of them a message counts as those before the next row
 _AROUND = 0.1, 1000.0, -777.0  # told apart by a bound, a clamp, an even and a periodic function
 
 
@@ -151,8 +152,7 @@ class _Trial:
         touched[_ROWS:-_ROWS, :n] = False
         if touched.any():
             columns = np.flatnonzero(touched.any(axis=0))
-            # What lies far behind a row lies before the next one.
-            columns = np.where(columns >= n + _COLUMNS // 2, columns - n - _COLUMNS, columns)
+            columns = np.where(columns >= n + _COLUMNS - _BEFORE, columns - n - _COLUMNS, columns)
             where = f"column {_list(columns)}" if (columns >= n).any() or columns.min() < 0 else ""
             self._refuse(
                 f"writes outside of {name}_out{where and ', into ' + where}: a thread writes into "
@@ -208,21 +208,22 @@ class _Trial:
             run = self.run(around=around, world=world, fields=fields)
             return [n for n in _OUTPUTS if _differs(run[n][world], outputs[n][world]).any()]
 
-        if not depends(None):
+        found = depends(None)
+        if not found:
             return
-        for field, (_, size, values) in self.fields.items():
-            found = depends([field])
-            if found:
-                columns = values.shape[1]
-                told = f"{columns} columns ({size})"
-                if field not in self.task.active_reads():
-                    keywords = " and ".join(self.task.reads_if[field])
-                    told = f"no columns while {keywords} is False or 0, see `reads_if`"
-                self._refuse(
-                    f"computes {', '.join(name + '_out' for name in found)} from numbers outside "
-                    f"of the row of its world in {field}_in. A row has {told}; read by the index "
-                    "of the world and below that, or use a model with what the task is written for"
-                )
+        fields = [field for field in self.fields if depends([field])] or list(self.fields)
+        rows = []
+        for field in fields:
+            _, size, values = self.fields[field]
+            of = f"{size}={values.shape[1]}"
+            if field not in self.task.active_reads():
+                of = f"none while {' and '.join(self.task.reads_if[field])} is False or 0"
+            rows.append(f"{field}_in ({of})")
+        self._refuse(
+            f"computes {', '.join(name + '_out' for name in found)} from numbers outside of the "
+            f"columns or of the world of {', '.join(rows)}. A thread reads the row of its world, "
+            "as far as it goes; the robot has to have what the task is written for"
+        )
 
     def _refuse(self, what: str) -> NoReturn:
         sizes = ", ".join(f"{size}={getattr(self.task.mjm, size)}" for size in _SIZES)
@@ -232,9 +233,9 @@ class _Trial:
         )
 
 
-def _differs(a: Any, b: Any) -> np.ndarray:
+def _differs(a: np.ndarray, b: np.ndarray | float) -> np.ndarray:
     """Where two arrays of numbers are not the same, NaN being the same as NaN."""
-    return (a != b) & ~(np.isnan(a) & np.isnan(b))
+    return np.asarray((a != b) & ~(np.isnan(a) & np.isnan(b)))
 
 
 def _list(numbers: np.ndarray) -> str:

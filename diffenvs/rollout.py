@@ -117,6 +117,7 @@ class Rollout:
         nconmax: int | None = None,
         njmax: int | None = None,
     ) -> None:
+        try_kernel(task, device)
         self.task = task
         self.num_envs = num_envs
         self.device = device
@@ -128,7 +129,6 @@ class Rollout:
         self.physics = Physics(
             task.mjm, num_envs, device, nstep=task.nstep, nconmax=nconmax, njmax=njmax
         )
-        try_kernel(task, device)
         self.fields = StepFields(task.reads, task.active_reads(), self.physics)
         self.state = self.physics.make_state()
         self.seed = self._array(dtype=int)
