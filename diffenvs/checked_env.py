@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any, NamedTuple
 
 import gymnasium as gym
@@ -38,6 +38,8 @@ class CheckedEnv:
         limit: Time limit, or None.
         tolerance: Relative and absolute tolerance between two runs.
         keeps_options: Whether `reset` has to leave the caller's options alone.
+        only_limit_truncates: Whether an episode is truncated by nothing else than the limit.
+        ignore_info: Names in info whose values may differ between two runs.
     """
 
     def __init__(
@@ -47,12 +49,16 @@ class CheckedEnv:
         limit: int | None,
         tolerance: float,
         keeps_options: bool,
+        only_limit_truncates: bool,
+        ignore_info: Collection[str],
     ) -> None:
         self.envs = envs
         self.to_actions = to_actions or (lambda actions: actions)
         self.limit = limit
         self.tolerance = tolerance
         self.keeps_options = keeps_options
+        self.only_limit_truncates = only_limit_truncates
+        self.ignore_info = set(ignore_info)
         self.obs: Any = None
         self.kept: list[tuple[str, Any, Any]] = []  # what was returned: its name, itself, a copy
         self.declaration()
@@ -65,6 +71,19 @@ class CheckedEnv:
     def require_same(self, value: Any, wanted: Any, message: str) -> None:
         """Two runs gave the same."""
         self.require(same(value, wanted, self.tolerance), f"{message}: {value}, not {wanted}")
+
+    def require_same_step(self, step: Step, wanted: Step, message: str) -> None:
+        """Two runs returned the same in a step, but for the values in info that are ignored."""
+        pair = [one._replace(info=self.compared(one.info)) for one in (step, wanted)]
+        for name, value, reference in zip(Step._fields, *pair, strict=True):
+            self.require_same(value, reference, message.format(name=name))
+
+    def compared(self, info: dict[str, Any]) -> dict[str, Any]:
+        """Info, at any depth, with None in place of what may differ between two runs."""
+        found = {}
+        for name, value in info.items():
+            found[name] = self.compared(value) if isinstance(value, dict) else value
+        return found | dict.fromkeys(self.ignore_info & info.keys())
 
     def require_error(self, kind: Any, call: Callable[[], Any], message: str) -> None:
         """A call raises an error of this kind."""
@@ -180,6 +199,13 @@ class CheckedEnv:
                 not late,
                 f"the time limit of {self.limit} steps ends an episode, but worlds {late} go on "
                 f"after {self.elapsed[late].tolist()}",
+            )
+            early = np.flatnonzero((self.elapsed < self.limit) & step.truncated).tolist()
+            self.require(
+                not (early and self.only_limit_truncates),
+                f"an episode is truncated by the time limit of {self.limit} steps, counted from "
+                f"its own start, but worlds {early} are after {self.elapsed[early].tolist()} "
+                "(only_limit_truncates=False allows it)",
             )
         self.done = step.done
         if self.mode is AutoresetMode.SAME_STEP:

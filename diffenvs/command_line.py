@@ -6,6 +6,7 @@ import argparse
 import ast
 import inspect
 import sys
+from collections.abc import Callable
 from importlib import import_module
 from typing import Any
 
@@ -37,8 +38,20 @@ def make_parser(program: str, description: str) -> argparse.ArgumentParser:
         help="keyword of the environment, as Python writes it; may be given several times",
     )
     parser.add_argument("--device", help='"cpu", "cuda:0", ...; the first GPU if there is one')
-    parser.add_argument("--seed", type=int, default=0, help="seed of the first episode")
+    parser.add_argument("--seed", type=integer(0), default=0, help="seed of the first episode")
     return parser
+
+
+def integer(low: int, high: int | None = None) -> Callable[[str], int]:
+    """Return what reads an integer from `low` to `high` on the command line."""
+    accepted = f">= {low}" if high is None else f"from {low} to {high}"
+
+    def read(text: str) -> int:
+        if not text.isdecimal() or int(text) < low or (high is not None and int(text) > high):
+            raise argparse.ArgumentTypeError(f"{text!r} is not an integer {accepted}")
+        return int(text)
+
+    return read
 
 
 def keyword(text: str) -> tuple[str, Any]:
@@ -52,9 +65,13 @@ def keyword(text: str) -> tuple[str, Any]:
         return name, value
 
 
-def announce() -> None:
-    """Say why nothing seems to happen, in place of what Warp says of every kernel."""
+def quiet() -> None:
+    """Keep Warp from telling of every kernel."""
     wp.config.log_level = wp.LOG_WARNING
+
+
+def announce() -> None:
+    """Say why nothing seems to happen, once it is known that something will."""
     print("Compiling the physics; the first time this takes a minute or two.", file=sys.stderr)
 
 

@@ -14,6 +14,7 @@ from gymnasium.utils import EzPickle
 from gymnasium.vector import AutoresetMode
 
 from diffenvs.env_state import EnvState, Snapshot
+from diffenvs.numpy_bridge import cotangent, real_array, state_cotangents
 from diffenvs.rendering import RENDER_MODES
 from diffenvs.task import Task
 from diffenvs.vector_env import DiffVectorEnv, load_task
@@ -69,8 +70,8 @@ class DiffEnv(gym.Env, EzPickle):
                 f"{sorted(set(options) - {'state'})}; it has 'state'"
             )
         start = options.get("state")
-        if isinstance(start, tuple | list):
-            options = {"state": tuple(None if x is None else np.asarray(x)[None] for x in start)}
+        if isinstance(start, tuple | list) and len(start) in (2, 3):
+            options = {"state": self._batch_state("options['state']: ", *start)}
         super().reset(seed=seed)
         if seed is None and not self.worlds._seeded and self.worlds._first_seed is None:
             seed = int(self.np_random.integers(2**31))
@@ -96,11 +97,28 @@ class DiffEnv(gym.Env, EzPickle):
 
         Returns:
             The cotangent of the actions, (T, nu); `adj_initial_state` has that of the start.
+
+        Raises:
+            TypeError, ValueError: A cotangent is no array of real numbers, or of another shape.
+            RuntimeError: No grad_step was made since the window began.
         """
-        if adj_state is not None:
-            adj_state = tuple(_insert_world(value) for value in adj_state)
+        name, steps = self.worlds.task.name, self.worlds._bridge.recorded()
+
+        def batch(what: str, value: Any, *shape: int) -> np.ndarray | None:
+            if value is None:
+                return None
+            value = cotangent(name, what, value, (steps, *shape), f"{steps} grad_steps")
+            return value[:, None]
+
+        adj_states = [
+            batch(f"adj_state.{field}", value, self._shapes()[field][0])
+            for field, value in state_cotangents(name, adj_state).items()
+        ]
         adjoint = self.worlds.backward(
-            _insert_world(adj_obs), _insert_world(adj_reward), None, adj_state
+            batch("adj_obs", adj_obs, self.worlds.task.obs_size),
+            batch("adj_reward", adj_reward),
+            None,
+            adj_states,
         )
         return adjoint[:, 0]
 
@@ -126,8 +144,7 @@ class DiffEnv(gym.Env, EzPickle):
         if isinstance(qpos, Snapshot) or qvel is None:
             self.worlds.set_state(qpos)
             return
-        act = None if act is None else np.asarray(act)[None]
-        self.worlds.set_state(np.asarray(qpos)[None], np.asarray(qvel)[None], act)
+        self.worlds.set_state(*self._batch_state("", qpos, qvel, act))
 
     def get_state(self) -> Snapshot:
         """Return all that decides how the world goes on, for `set_state`: NumPy, to be kept."""
@@ -147,18 +164,25 @@ class DiffEnv(gym.Env, EzPickle):
         self.worlds.close()
 
     def _batch(self, action: Any) -> np.ndarray:
-        action = np.asarray(action)
-        if action.shape != self.action_space.shape:
-            raise ValueError(
-                f"{self.worlds.task.name}: an action has the shape {self.action_space.shape}, not "
-                f"{action.shape}"
-            )
+        action = _batch(self.worlds.task.name, "action", action, (self.model.nu,))
         if self.worlds.rollout.pending.numpy()[0]:
             raise AssertionError(
                 f"{self.worlds.task.name}: the episode has terminated; call reset() before the "
                 "next step"
             )
-        return action[None]
+        return action
+
+    def _shapes(self) -> dict[str, tuple[int, ...]]:
+        """Shapes of qpos, qvel and act of the one world."""
+        return {field: shape[1:] for field, shape in self.worlds._shapes().items()}
+
+    def _batch_state(self, prefix: str, *state: Any) -> tuple[np.ndarray | None, ...]:
+        """Return qpos, qvel and, if given, act as those of a batch of one world."""
+        name = self.worlds.task.name
+        return tuple(
+            None if value is None and field == "act" else _batch(name, prefix + field, value, shape)
+            for value, (field, shape) in zip(state, self._shapes().items(), strict=False)
+        )
 
     def _single(self, outputs: Any) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
         obs, reward, terminated, truncated, info = outputs
@@ -170,6 +194,12 @@ def _first(info: dict[str, Any]) -> dict[str, float]:
     return {name: float(values[0]) for name, values in info.items()}
 
 
-def _insert_world(value: Any) -> Any:
-    """Give a cotangent over time an axis of one world."""
-    return None if value is None else np.asarray(value)[:, None]
+def _batch(name: str, what: str, value: Any, shape: tuple[int, ...]) -> np.ndarray:
+    """Return an input as that of a batch of one world; what is wrong is said of the one world."""
+    array = real_array(name, what, value)
+    if array.shape != shape:
+        raise ValueError(f"{name}: {what} has the shape {shape}, not {array.shape}")
+    if not np.isfinite(array).all():
+        index = np.argwhere(~np.isfinite(array))[0].tolist()
+        raise ValueError(f"{name}: {what} must be finite, but {what}{index} is {array[*index]}")
+    return array[None]

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import inspect
 import json
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,8 +28,19 @@ from gymnasium.vector import AutoresetMode, VectorEnv
 
 from diffenvs import command_line
 from diffenvs.policy import Policy, load_policy
+from diffenvs.task import pays
 
 SIDES = {"gymnasium": "Gymnasium, C MuJoCo", "diffenvs": "ours"}
+FIXED = {
+    # keywords of the environments that are not for the user to choose: why
+    "num_envs": "it is an argument of its own, on the command line --num-envs",
+    "autoreset_mode": "episodes are counted in SAME_STEP",
+    "arrays": "policies take NumPy arrays",
+    "task": "the id decides it",
+    "vectorization_mode": "each side has its own",
+    "vector_kwargs": "each side has its own",
+    "wrappers": "policies see the bare environments",
+}
 
 
 @dataclass
@@ -86,7 +98,7 @@ def both_keywords(spec: EnvSpec, given: dict[str, Any]) -> dict[str, dict[str, A
     task_class = command_line.find_task(spec)
     if task_class.gymnasium is None:
         return {"diffenvs": given}
-    ours = {name: value for name, value in task_class.v5.items() if _pays(name)} | given
+    ours = {"reward": "v5"} | given
     creator = load_env_creator(str(gym.spec(task_class.gymnasium).entry_point))
     known = inspect.signature(creator).parameters
     fixed = {name: value for name, (value, _) in task_class.refused.items()}
@@ -94,14 +106,20 @@ def both_keywords(spec: EnvSpec, given: dict[str, Any]) -> dict[str, dict[str, A
     theirs = {
         name: value
         for name, value in (fixed | task.parameters | given).items()
-        if name in known and (name in given or not _pays(name))
+        if name in known and (name in given or not pays(name))
     }
     return {"gymnasium": theirs, "diffenvs": ours}
 
 
-def _pays(name: str) -> bool:
-    """Say whether a keyword decides what is paid, and not what is seen or simulated."""
-    return name in ("reward", "healthy_reward") or name.endswith("_weight")
+@dataclass
+class _Plan:
+    """What is to be played: all arguments, checked, and what was made of them."""
+
+    spec: EnvSpec
+    policy: Policy
+    obs_size: int
+    limit: int
+    sides: dict[str, tuple[str, dict[str, Any]]]  # id and keywords by side
 
 
 def evaluate(
@@ -133,10 +151,30 @@ def evaluate(
         ValueError: An argument is not accepted, the policy does not fit, or Gymnasium was asked
             for and has no such task.
     """
+    plan = _prepare(env, policy, on, episodes, seed, num_envs, given)
+    return _score(plan, str(policy), episodes, seed, num_envs)
+
+
+def _prepare(
+    env: str,
+    policy: str | Path,
+    on: str,
+    episodes: int,
+    seed: int,
+    num_envs: int,
+    given: dict[str, Any] | None,
+) -> _Plan:
+    """Check the arguments of `evaluate` and read the policy, before anything is compiled."""
     given = dict(given or {})
-    for name, value in (("episodes", episodes), ("num_envs", num_envs)):
-        if value < 1:
-            raise ValueError(f"evaluate: {name} must be an integer >= 1, not {value!r}")
+    for name, value, low in (
+        ("episodes", episodes, 1),
+        ("num_envs", num_envs, 1),
+        ("seed", seed, 0),
+    ):
+        if value < low:
+            raise ValueError(f"evaluate: {name} must be an integer >= {low}, not {value!r}")
+    for name in FIXED.keys() & given:
+        raise ValueError(f"evaluate: {name} is no keyword to give: {FIXED[name]}")
     spec = command_line.find_spec(env)
     limit = given.pop("max_episode_steps", spec.max_episode_steps)
     if limit in (None, -1):
@@ -151,31 +189,40 @@ def evaluate(
     if not sides:
         raise ValueError(f"evaluate: on={on!r} is not one of {[*SIDES, 'both']}")
     task = command_line.make_task(spec, keywords["diffenvs"])
-    act = load_policy(policy, task)
+    ids = {"gymnasium": str(task.gymnasium), "diffenvs": spec.id}
+    return _Plan(
+        spec,
+        load_policy(policy, task),
+        task.obs_size,
+        limit,
+        {side: (ids[side], keywords[side]) for side in sides},
+    )
+
+
+def _score(plan: _Plan, policy: str, episodes: int, seed: int, num_envs: int) -> dict[str, Any]:
+    """Play; the return value is that of `evaluate`."""
     results = {}
-    for side in sides:
-        id = task.gymnasium if side == "gymnasium" else spec.id
-        assert id is not None
-        sizes = {"num_envs": min(num_envs, episodes), "max_episode_steps": limit}
-        envs = _make(side, id, sizes | keywords[side])
+    for side, (id, keywords) in plan.sides.items():
+        sizes = {"num_envs": min(num_envs, episodes), "max_episode_steps": plan.limit}
+        envs = _make(side, id, sizes | keywords)
         try:
             width = envs.single_observation_space.shape
-            if width != (task.obs_size,):
+            if width != (plan.obs_size,):
                 raise ValueError(
-                    f"{id} with {keywords[side]} has observations of the shape {width}, "
-                    f"{task.name} of ({task.obs_size},)"
+                    f"{id} with {keywords} has observations of the shape {width}, {plan.spec.id} "
+                    f"of ({plan.obs_size},)"
                 )
-            found = run_episodes(envs, act, episodes, seed)
+            found = run_episodes(envs, plan.policy, episodes, seed)
         finally:
             envs.close()
-        given_to = {name: repr(value) for name, value in keywords[side].items()}
+        given_to = {name: repr(value) for name, value in keywords.items()}
         results[side] = {"env": id, "keywords": given_to} | _summary(found)
     return {
-        "env": spec.id,
-        "policy": str(policy),
+        "env": plan.spec.id,
+        "policy": policy,
         "episodes": episodes,
         "seed": seed,
-        "max_episode_steps": limit,
+        "max_episode_steps": plan.limit,
         "results": results,
     }
 
@@ -246,6 +293,15 @@ def _with_error(value: float, error: float | None) -> str:
     return f"{value:.1f}" if error is None else f"{value:.1f} ± {error:.1f}"
 
 
+def _check_writable(path: Path) -> None:
+    """Refuse a file for the scores that cannot be written, before they are played for."""
+    if path.is_dir() or not path.parent.is_dir():
+        what = "is a folder" if path.is_dir() else f"cannot be written: there is no {path.parent}"
+        raise ValueError(f"--json {path} {what}")
+    if not os.access(path if path.exists() else path.parent, os.W_OK):
+        raise ValueError(f"--json {path} cannot be written: there is no permission")
+
+
 def main(arguments: list[str] | None = None) -> None:
     """Score a policy from the command line."""
     parser = command_line.make_parser(
@@ -258,17 +314,16 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--num-envs", type=int, default=100, help="episodes side by side")
     parser.add_argument("--json", type=Path, help="file to write everything to")
     options = parser.parse_args(arguments)
-    command_line.announce()
+    command_line.quiet()
+    sizes = options.episodes, options.seed, options.num_envs
     try:
-        scores = evaluate(
-            options.env,
-            options.policy,
-            options.on,
-            options.episodes,
-            options.seed,
-            options.num_envs,
-            command_line.keywords(options),
-        )
+        if options.json is not None:
+            _check_writable(options.json)
+        given = command_line.keywords(options)
+        plan = _prepare(options.env, options.policy, options.on, *sizes, given)
+        if "diffenvs" in plan.sides:
+            command_line.announce()
+        scores = _score(plan, str(options.policy), *sizes)
     except (ValueError, TypeError, OSError, ImportError, gym.error.Error) as error:
         raise SystemExit(f"diffenvs.evaluate: {error}") from error
     print(report(scores))

@@ -183,7 +183,7 @@ class _Trial:
             blank = 0.0 if name == "terminated" else np.nan
             filled = 1.0 if name == "terminated" else -3.0
             left = ~_differs(first[name], blank) & ~_differs(second[name], filled) & depends
-            kept = left if left.any() else depends
+            kept = np.asarray(left if left.any() else depends)
             columns = np.flatnonzero(kept.any(axis=0))
             where = f"{name}_out"
             if name in ("obs", "info"):
@@ -191,7 +191,7 @@ class _Trial:
             if name == "info":
                 where += f" ({', '.join(self.info[i] for i in columns)})"
             if left.any():
-                often = "" if kept.all(axis=0)[columns].all() else " in some states"
+                often = "" if kept[:, columns].all() else " in some states"
                 advice = "every entry is written in every state"
                 if name in ("obs", "info"):
                     advice += f"; a row has {self._length(name)}"

@@ -60,12 +60,14 @@ class NumpyBridge:
             raise TypeError(f"{self.name}: actions are real numbers, not of dtype {actions.dtype}")
         if actions.shape != shape:
             raise ValueError(f"{self.name}: actions have the shape {shape}, not {actions.shape}")
+        with np.errstate(over="ignore"):  # what does not fit becomes inf, and is refused
+            actions = actions.astype(np.float32)
         if not np.isfinite(actions).all():
             index = tuple(np.argwhere(~np.isfinite(actions))[0].tolist())
             raise ValueError(
                 f"{self.name}: actions must be finite, but actions{list(index)} is {actions[index]}"
             )
-        return actions.astype(np.float32)
+        return actions
 
     def state(self) -> EnvState:
         """Copies of the present state."""
@@ -74,7 +76,16 @@ class NumpyBridge:
 
     def set_state(self, qpos: Any, qvel: Any, act: Any) -> None:
         """Put the worlds into a state."""
-        self.rollout.set_state(*(np.asarray(x, dtype=np.float32) for x in (qpos, qvel, act)))
+        given = {"qpos": qpos, "qvel": qvel, "act": act}
+        arrays = {name: np.asarray(x, dtype=np.float32) for name, x in given.items()}
+        for name, array in arrays.items():
+            if not np.isfinite(array).all():
+                index = tuple(np.argwhere(~np.isfinite(array))[0].tolist())
+                raise ValueError(
+                    f"{self.name}: a state must be finite, but {name}{list(index)} is "
+                    f"{array[index]}"
+                )
+        self.rollout.set_state(**arrays)
 
     def begin(self) -> None:
         """There is no history outside the window."""
@@ -83,26 +94,31 @@ class NumpyBridge:
         """Some worlds are fresh; return the observations."""
         return self.read(self.rollout.obs)
 
+    def recorded(self) -> int:
+        """Return the number of grad_steps in the window; raise if there is none."""
+        if self.rollout.recorded == 0:
+            raise RuntimeError(
+                f"{self.name}: there is nothing to differentiate, no grad_step was made since the "
+                "window began (at reset(), step(), set_state() or detach())"
+            )
+        return self.rollout.recorded
+
     def backward(
         self, adj_obs: Any, adj_reward: Any, adj_final_obs: Any = None, adj_state: Any = None
     ) -> np.ndarray:
         """Differentiate the window, see `DiffVectorEnv.backward`."""
         rollout, adj = self.rollout, self.rollout.adj
-        steps, worlds = rollout.recorded, rollout.num_envs
-        if steps == 0:
-            raise RuntimeError(
-                f"{self.name}: there is nothing to differentiate, no grad_step was made since the "
-                "window began (at reset(), step(), set_state() or detach())"
-            )
+        steps, worlds = self.recorded(), rollout.num_envs
         nobs, physics = rollout.task.obs_size, rollout.physics
         adj_obs = self._cotangent("adj_obs", adj_obs, (steps, worlds, nobs))
         adj_reward = self._cotangent("adj_reward", adj_reward, (steps, worlds))
         adj_final_obs = self._cotangent("adj_final_obs", adj_final_obs, (steps, worlds, nobs))
         widths = (physics.nq, physics.nv, physics.na)
-        adj_state = EnvState(*(None, None, None) if adj_state is None else adj_state)
         adj_states = [
-            self._cotangent(f"adj_state.{name}", value, (steps, worlds, width))
-            for name, value, width in zip(EnvState._fields, adj_state, widths, strict=True)
+            self._cotangent(f"adj_state.{field}", value, (steps, worlds, width))
+            for (field, value), width in zip(
+                state_cotangents(self.name, adj_state).items(), widths, strict=True
+            )
         ]
         carried = [np.zeros((worlds, width), dtype=np.float32) for width in widths]
         adj_actions = np.zeros((steps, worlds, physics.nu), dtype=np.float32)
@@ -125,10 +141,47 @@ class NumpyBridge:
         """Return a cotangent as float32 in the shape of its primal; None is zero."""
         if value is None:
             return np.zeros(shape, dtype=np.float32)
-        value = np.asarray(value, dtype=np.float32)
-        if value.shape != shape:
-            raise ValueError(
-                f"{self.name}: {name} has the shape {value.shape}; {shape[0]} grad_steps of "
-                f"{shape[1]} worlds ask for {shape}"
-            )
-        return value
+        return cotangent(
+            self.name, name, value, shape, f"{shape[0]} grad_steps of {shape[1]} worlds"
+        )
+
+
+def real_array(name: str, what: str, value: Any) -> np.ndarray:
+    """Return an input as an array of real numbers, or say that it is none."""
+    try:
+        array = np.asarray(value)
+    except (
+        TypeError,
+        ValueError,
+        RuntimeError,
+    ) as error:  # ragged, or a tensor that is not NumPy's
+        raise TypeError(
+            f"{name}: {what} is a NumPy array of real numbers, or what converts to one, not "
+            f"{type(value)}: {error}"
+        ) from error
+    if array.dtype.kind not in "fiu":
+        raise TypeError(f"{name}: {what} is an array of real numbers, not of dtype {array.dtype}")
+    return array
+
+
+def cotangent(name: str, what: str, value: Any, shape: tuple[int, ...], window: str) -> np.ndarray:
+    """Return a cotangent as float32, or say which shape the `window` asks for."""
+    array = real_array(name, what, value)
+    if array.shape != shape:
+        raise ValueError(f"{name}: {what} has the shape {array.shape}; {window} ask for {shape}")
+    return array.astype(np.float32)
+
+
+def state_cotangents(name: str, adj_state: Any) -> dict[str, Any]:
+    """Return the cotangents of qpos, qvel and act by name."""
+    fields = EnvState._fields
+    if adj_state is None:
+        return dict.fromkeys(fields)
+    if not isinstance(adj_state, tuple | list) or len(adj_state) != len(fields):
+        many = isinstance(adj_state, tuple | list)
+        found = f"{len(adj_state)} of them" if many else type(adj_state)
+        raise TypeError(
+            f"{name}: adj_state is a tuple ({', '.join(fields)}) of arrays, each of which may be "
+            f"None, not {found}"
+        )
+    return dict(zip(fields, adj_state, strict=True))

@@ -23,7 +23,7 @@ import numpy as np
 
 from diffenvs import command_line
 from diffenvs.policy import Policy, load_policy
-from diffenvs.rendering import _check_display
+from diffenvs.rendering import _check_display, set_camera
 
 Rows = list[tuple[str, str]]
 FRAME = 1.0 / 60.0  # s between pictures, at least
@@ -115,15 +115,6 @@ class DesktopWindow:
         self._viewer.close()
 
 
-def set_camera(camera: mujoco.MjvCamera, attributes: dict[str, Any]) -> None:
-    """Set the attributes of a camera that `Task.camera` has."""
-    for name, value in attributes.items():
-        if isinstance(value, tuple | list | np.ndarray):
-            getattr(camera, name)[:] = value
-        else:
-            setattr(camera, name, value)
-
-
 def set_state(mjm: mujoco.MjModel, mjd: mujoco.MjData, state: Any) -> None:
     """Put qpos, qvel and act into MuJoCo's data, and compute all that is drawn."""
     mjd.qpos[:], mjd.qvel[:], mjd.act[:] = state
@@ -195,19 +186,21 @@ def main(arguments: list[str] | None = None) -> None:
         "diffenvs.play", "Watch an environment, in MuJoCo's viewer or in the browser."
     )
     parser.add_argument("--policy", default="random", help="a .pt2 or .py file, random or zero")
-    parser.add_argument("--steps", type=int, help="stop after this many")
+    parser.add_argument("--steps", type=command_line.integer(1), help="stop after this many")
     parser.add_argument("--web", action="store_true", help="in the browser instead of a window")
-    parser.add_argument("--port", type=int, default=0, help="of the page; 0 is the next free one")
+    port = command_line.integer(0, 65535)
+    parser.add_argument("--port", type=port, default=0, help="of the page; 0 is the next free one")
     parser.set_defaults(device="cpu")  # one world
     options = parser.parse_args(arguments)
-    command_line.announce()
+    command_line.quiet()
     given = command_line.keywords(options)
-    window = None
+    window = env = None
     try:
         spec = command_line.find_spec(options.env)
         task = command_line.make_task(spec, given)
         plain = options.policy in ("random", "zero")
         policy = None if plain else load_policy(Path(options.policy), task)
+        command_line.announce()
         if options.web:
             from diffenvs.play_web import WebWindow
 
@@ -225,6 +218,8 @@ def main(arguments: list[str] | None = None) -> None:
     finally:
         if window is not None:
             window.close()
+        if env is not None:
+            env.close()
 
 
 if __name__ == "__main__":

@@ -19,7 +19,8 @@ except ImportError as error:
         f"MuJoCo's page in the browser (mujoco.studio) is not to be had here: {error}"
     ) from error
 
-from diffenvs.play import Controls, Rows, set_camera, set_state
+from diffenvs.play import Controls, Rows, set_state
+from diffenvs.rendering import set_camera
 
 _COLUMN = 110  # where values begin, in pixels
 

@@ -70,7 +70,7 @@ def load_policy(path: str | Path, task: Task) -> Policy:
 
     Returns:
         A function of NumPy arrays, observations (n, obs_dim) to actions (n, nu) float32. It raises
-        a ValueError where an action has another shape or is not finite.
+        a ValueError where the policy raises, or an action has another shape or is not finite.
 
     Raises:
         FileNotFoundError: There is no such file.
@@ -89,7 +89,12 @@ def load_policy(path: str | Path, task: Task) -> Policy:
     nobs, nu = task.obs_size, int(task.mjm.nu)
 
     def policy(obs: np.ndarray) -> np.ndarray:
-        action = np.asarray(act(np.asarray(obs, dtype=np.float32)), dtype=np.float32)
+        try:
+            action = np.asarray(act(np.asarray(obs, dtype=np.float32)), dtype=np.float32)
+        except Exception as error:
+            raise ValueError(
+                f"policy {path.name} raises {type(error).__name__}: {error}"
+            ) from error
         if action.shape != (len(obs), nu):
             raise ValueError(
                 f"{len(obs)} observations gave actions of the shape {action.shape}; {task.name} "
@@ -106,7 +111,7 @@ def load_policy(path: str | Path, task: Task) -> Policy:
     for count in (1, 3):  # what is wrong with it shows here, and not in the middle of an episode
         try:
             policy(np.zeros((count, nobs)))
-        except Exception as error:
+        except ValueError as error:
             raise ValueError(
                 f"policy {path.name} fails on observations of the shape ({count}, {nobs}), which "
                 f"are those of {task.name}{_layout(task)}: {error}"
@@ -148,7 +153,13 @@ def _load_program(path: Path) -> Policy:
 
 def _load_python(path: Path) -> Policy:
     """Run a Python file and take its `policy`."""
-    names = runpy.run_path(str(path))
+    try:
+        names = runpy.run_path(str(path))
+    except Exception as error:
+        raise ValueError(
+            f"policy {path.name} cannot be read, running the file raises {type(error).__name__}: "
+            f"{error}"
+        ) from error
     if not callable(names.get("policy")):
         raise ValueError(f"policy {path.name} defines no function policy(obs)")
     return names["policy"]

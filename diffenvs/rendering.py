@@ -18,6 +18,8 @@ RENDER_MODES = ["human", "rgb_array", "depth_array", "rgbd_tuple"]
 class WorldRenderer:
     """Draws one state at a time; the GL context is made when the first picture is asked for.
 
+    What MuJoCo would end the process for, or draw otherwise, is refused here.
+
     Args:
         name: Who asks, for messages.
         mjm: Model.
@@ -25,6 +27,10 @@ class WorldRenderer:
         camera: Attributes of the free camera; arrays and tuples are copied element by element.
         options: Keywords of `MujocoRenderer`: width, height, max_geom, camera_id, camera_name,
             visual_options.
+
+    Raises:
+        ValueError: A size, a camera of the model, an attribute of the free camera or a flag is
+            none.
     """
 
     def __init__(
@@ -37,6 +43,13 @@ class WorldRenderer:
     ) -> None:
         from gymnasium.envs.mujoco.mujoco_rendering import MujocoRenderer
 
+        for what in ("width", "height", "max_geom"):
+            size = options[what]
+            if isinstance(size, bool) or not isinstance(size, int | np.integer) or size < 1:
+                raise ValueError(f"{name}: {what} must be an integer >= 1, not {size!r}")
+        _check_camera(name, mjm, options["camera_id"], options["camera_name"])
+        _check_free_camera(name, mjm, camera)
+        _check_flags(name, options["visual_options"])
         self.name = name
         self.mode = mode
         self.mjm = mjm
@@ -45,7 +58,7 @@ class WorldRenderer:
         framebuffer.offwidth = max(framebuffer.offwidth, options["width"])
         framebuffer.offheight = max(framebuffer.offheight, options["height"])
         camera = {
-            key: np.asarray(value) if isinstance(value, tuple) else value
+            key: np.asarray(value) if isinstance(value, tuple | list) else value
             for key, value in camera.items()
         }
         self._renderer = MujocoRenderer(mjm, self.mjd, camera, **options)
@@ -82,6 +95,73 @@ class WorldRenderer:
                 viewer.con.free()
         self._renderer.close()
         self._renderer._viewers.clear()
+
+
+def _check_camera(name: str, mjm: mujoco.MjModel, number: Any, camera_name: Any) -> None:
+    """Refuse cameras that the model does not have: MuJoCo ends the process at such a number."""
+    names = [mjm.camera(camera).name for camera in range(mjm.ncam)]
+    if number is not None and camera_name is not None:
+        raise ValueError(f"{name}: give camera_id or camera_name, not both")
+    if number is not None:
+        integer = isinstance(number, int | np.integer) and not isinstance(number, bool)
+        if not integer or not -1 <= number < mjm.ncam:
+            known = "; ".join(f"{i} is {camera!r}" for i, camera in enumerate(names)) or "no other"
+            raise ValueError(
+                f"{name}: camera_id={number!r} is no camera of the model; -1 (or None) is the free "
+                f"camera; {known}"
+            )
+    if camera_name is not None and (not camera_name or camera_name not in names):
+        raise ValueError(
+            f"{name}: camera_name={camera_name!r} is not one of the model's cameras {names}; "
+            "without a camera_name the free camera is used"
+        )
+
+
+def set_camera(camera: mujoco.MjvCamera, attributes: dict[str, Any]) -> None:
+    """Set the attributes of a camera that `Task.camera` has."""
+    for name, value in attributes.items():
+        if isinstance(value, tuple | list | np.ndarray):
+            getattr(camera, name)[:] = value
+        else:
+            setattr(camera, name, value)
+
+
+def _check_free_camera(name: str, mjm: mujoco.MjModel, attributes: Any) -> None:
+    """Refuse attributes that a camera does not have, and numbers of bodies and cameras."""
+    what = f"{name}: default_camera_config"
+    if not isinstance(attributes, dict):
+        raise TypeError(f"{what} is a dict of attributes of a camera, not {attributes!r}")
+    camera = mujoco.MjvCamera()
+    known = [key for key in dir(camera) if not key.startswith("_")]
+    ends = {
+        "type": len(mujoco.mjtCamera.__members__),
+        "trackbodyid": mjm.nbody,
+        "fixedcamid": mjm.ncam,
+    }
+    for key, value in attributes.items():
+        if key not in known:
+            raise ValueError(f"{what} has no {key!r}; a camera has {known}")
+        try:
+            set_camera(camera, {key: value})
+        except (TypeError, ValueError, AttributeError):
+            raise ValueError(
+                f"{what}: {key} is like {getattr(mujoco.MjvCamera(), key)!r}, not {value!r}"
+            ) from None
+        low = 0 if key == "type" else -1
+        if key in ends and not low <= value < ends[key]:
+            raise ValueError(f"{what}: {key} is from {low} to {ends[key] - 1}, not {value!r}")
+
+
+def _check_flags(name: str, flags: Any) -> None:
+    """Refuse flags of `mujoco.MjvOption` that there are not."""
+    count = len(mujoco.MjvOption().flags)
+    accepted = f"visual_options is a dict of mujoco.mjtVisFlag (0 to {count - 1}) to True or False"
+    if flags is not None and not isinstance(flags, dict):
+        raise TypeError(f"{name}: {accepted}, not {flags!r}")
+    for flag, value in (flags or {}).items():
+        number = isinstance(flag, int | np.integer | mujoco.mjtVisFlag)
+        if not number or not 0 <= int(flag) < count or value not in (0, 1):
+            raise ValueError(f"{name}: {accepted}; {{{flag!r}: {value!r}}} is not")
 
 
 def _check_display() -> None:

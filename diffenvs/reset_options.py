@@ -63,8 +63,11 @@ def seeds(name: str, given: Any, num_envs: int) -> list[int | None]:
     """Return a seed per world, of a number (world i has `given + i`), a list, or None."""
     if given is None:
         return [None] * num_envs
+    values: list[Any]
+    if isinstance(given, bool):
+        raise TypeError(f"{name}: seed is a number or {num_envs} of them, not {given!r}")
     if isinstance(given, int | np.integer):
-        values: list[Any] = [int(given) + world for world in range(num_envs)]
+        values = [int(given) + world for world in range(num_envs)]
     else:
         try:
             values = list(given)
@@ -75,7 +78,8 @@ def seeds(name: str, given: Any, num_envs: int) -> list[int | None]:
     if len(values) != num_envs:
         raise ValueError(f"{name}: seed is a number or {num_envs} of them, not {len(values)}")
     for value in values:
-        if value is not None and (not isinstance(value, int | np.integer) or value < 0):
+        integer = isinstance(value, int | np.integer) and not isinstance(value, bool)
+        if value is not None and (not integer or value < 0):
             raise ValueError(f"{name}: a seed is an integer >= 0, not {value!r}")
     return [None if value is None else int(value) for value in values]
 

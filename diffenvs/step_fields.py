@@ -8,8 +8,8 @@
                                     forces of the last physics step within the step
 
 under MuJoCo's names. Kinematics are computed from the qpos and qvel of the state itself. Forces are
-those with which the last physics step accelerated; at the start of an episode, to which no step
-led, they are zero.
+those with which the last physics step accelerated; in a state to which no step led, after a reset
+or `set_state`, they are zero.
 """
 
 from __future__ import annotations

@@ -36,13 +36,25 @@ import warp as wp
 
 from diffenvs.env_kernels import reset_worlds
 from diffenvs.physics import State
-from diffenvs.task_checks import NOISE, check_task_class, field_type, is_integer, is_number
+from diffenvs.task_checks import (
+    NOISE,
+    check_task_class,
+    field_type,
+    is_integer,
+    is_number,
+    is_range,
+)
 
 INTEGRATORS = {
     "euler": mujoco.mjtIntegrator.mjINT_EULER,
     "implicitfast": mujoco.mjtIntegrator.mjINT_IMPLICITFAST,
     "rk4": mujoco.mjtIntegrator.mjINT_RK4,
 }
+
+
+def pays(name: str) -> bool:
+    """Say whether a keyword decides what is paid, and not what is seen or simulated."""
+    return name in ("reward", "healthy_reward") or name.endswith("_weight")
 
 
 class Task:
@@ -58,7 +70,8 @@ class Task:
     gymnasium: ClassVar[str | None] = None
     """Id of the task of Gymnasium that this one is, for example "Ant-v5"."""
     v5: ClassVar[dict[str, Any]] = {}
-    """Keywords with which this task is `gymnasium` without any, as far as single precision goes."""
+    """Keywords with which this task is `gymnasium` without any, but for single precision and the
+    age of kinematics. The keyword reward="v5" stands for the weights among them."""
     xml: ClassVar[str]
     """MJCF: its text, the path of a file, or the name of a file of the package `envs_assets`."""
     frame_skip: ClassVar[int]
@@ -110,7 +123,7 @@ class Task:
     ) -> None:
         self.name = type(self).__name__
         self.parameters = self._merge(parameters)
-        self.mjm = self._load(xml_file or self.xml, integrator)
+        self.mjm = self._load(xml_file, integrator)
         nstep = self.frame_skip if frame_skip is None else frame_skip
         if not is_integer(nstep) or nstep < 1:
             raise ValueError(f"{self.name}: frame_skip must be an integer >= 1, not {nstep!r}")
@@ -132,7 +145,9 @@ class Task:
         values = dict(self.defaults)
         refused = dict(self.refused)
         if self.gymnasium and "reward" not in values:
-            refused["reward"] = ("v5", f"its reward is that of {self.gymnasium} in any case")
+            refused["reward"] = ("v5", f"its reward is that of {self.gymnasium}, but for weights")
+        if given.get("reward") == "v5":
+            values |= {name: value for name, value in self.v5.items() if pays(name)}
         for name, value in given.items():
             if name in refused:
                 accepted, reason = refused[name]
@@ -140,7 +155,7 @@ class Task:
                     raise ValueError(f"{self.name} accepts only {name}={accepted!r}: {reason}")
             elif name not in values:
                 close = difflib.get_close_matches(name, values, n=1)
-                hint = f"; did you mean {close[0]!r}?" if close else ""
+                hint = f"; did you mean {close[0]!r}?" if close else "."
                 names = ", ".join(repr(known) for known in values)
                 raise TypeError(f"{self.name} has no parameter {name!r}{hint} It has {names}")
             else:
@@ -164,7 +179,9 @@ class Task:
         dtype = field_type(type(self), name)
         if isinstance(default, tuple):
             wanted = "two numbers (low, high)"
-            if np.shape(value) == (2,) and all(is_number(x) for x in value):
+            if isinstance(value, list | np.ndarray):
+                value = tuple(value)
+            if is_range(value):
                 return float(value[0]), float(value[1])
         elif is_integer(default) and not wp.types.type_is_float(dtype):
             wanted = "an integer"
@@ -176,19 +193,26 @@ class Task:
                 return float(value)
         raise TypeError(f"{self.name}: {name} is {wanted}, not {value!r}")
 
-    def _load(self, xml: str, integrator: str | None) -> mujoco.MjModel:
-        """Compile the model, from MJCF text, from a path or from `envs_assets`."""
-        if str(xml).lstrip().startswith("<"):
+    def _load(self, xml_file: str | None, integrator: str | None) -> mujoco.MjModel:
+        """Compile the model, from MJCF text, from a path or from `envs_assets`.
+
+        A file that happens to be called as the task's own asset, where Python was started, is not
+        taken for it.
+        """
+        xml = str(self.xml if xml_file is None else xml_file)
+        if xml.lstrip().startswith("<"):
             mjm = mujoco.MjModel.from_xml_string(xml)
-        elif Path(xml).is_file():
-            mjm = mujoco.MjModel.from_xml_path(str(xml))
         else:
-            asset = files("envs_assets").joinpath(xml)
-            if not asset.is_file():
+            path, asset = Path(xml), files("envs_assets").joinpath(xml)
+            own = xml_file is None and path.name == xml and asset.is_file()
+            if path.is_file() and not own:
+                mjm = mujoco.MjModel.from_xml_path(xml)
+            elif asset.is_file():
+                mjm = mujoco.MjModel.from_xml_string(asset.read_text())
+            else:
                 raise FileNotFoundError(
                     f"{self.name}: {xml!r} is neither a file nor an asset of `envs_assets`"
                 )
-            mjm = mujoco.MjModel.from_xml_string(asset.read_text())
         if integrator is not None:
             if not isinstance(integrator, str) or integrator not in INTEGRATORS:
                 raise ValueError(

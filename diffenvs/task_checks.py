@@ -7,9 +7,9 @@ number or a missing gradient, and far away from the class.
 from __future__ import annotations
 
 import inspect
+from numbers import Integral, Real
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import warp as wp
 
 from diffenvs.step_fields import READABLE
@@ -83,19 +83,20 @@ def _check_names(cls: type[Task]) -> None:
 
 
 def is_number(value: Any) -> bool:
-    """Say whether a value is a real number, which a flag is not."""
-    kinds = int | float | np.integer | np.floating
-    return isinstance(value, kinds) and not isinstance(value, bool)
+    """Say whether a value is a real number, which neither a flag nor NaN is."""
+    return isinstance(value, Real) and not isinstance(value, bool) and bool(value == value)
 
 
 def is_integer(value: Any) -> bool:
     """Say whether a value is an integer, which a flag is not."""
-    return isinstance(value, int | np.integer) and not isinstance(value, bool)
+    return isinstance(value, Integral) and not isinstance(value, bool)
 
 
 def is_range(value: Any) -> bool:
-    """Say whether a value is a tuple of two numbers."""
-    return isinstance(value, tuple) and len(value) == 2 and all(is_number(x) for x in value)
+    """Say whether a value is a tuple of two numbers, the lower one first."""
+    if not isinstance(value, tuple) or len(value) != 2 or not all(is_number(x) for x in value):
+        return False
+    return bool(value[0] <= value[1])
 
 
 def field_type(cls: type[Task], keyword: str) -> Any:

@@ -12,10 +12,11 @@ It loads neither Warp nor MuJoCo.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 import numpy as np
+from gymnasium.spaces import flatten
 from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import concatenate, create_empty_array, iterate
 
@@ -32,6 +33,8 @@ def check_vector_env(
     reset_mask: bool = True,
     keeps_options: bool = True,
     seed_list: bool = True,
+    only_limit_truncates: bool = True,
+    ignore_info: Collection[str] = ("episode",),
     tolerance: float = 0.0,
     to_actions: Callable[[Any], Any] | None = None,
     close: bool = True,
@@ -49,15 +52,19 @@ def check_vector_env(
     - seeds: the same seed and actions give the same outputs; another seed and the next episode
       start elsewhere, if starts are random; `seed=[...]` with a seed per world, of which
       `seed=n` stands for n, n + 1, ...; a list of another length is a ValueError;
-    - `reset(options={"reset_mask": mask})`: only these worlds begin an episode, and info is masked
-      to them; the others show their last observation and go on as if nothing had been; a mask that
-      is no array or not of bool is a TypeError, one of another shape or without a True a
-      ValueError, after which all goes on; the caller's options are left as they are;
+    - `reset(options={"reset_mask": mask})`: these worlds begin an episode, which is as long as any
+      other, and info is masked to them; the others show their last observation and go on as if
+      nothing had been; a mask that is no array or not of bool is a TypeError, one of another shape
+      or without a True a ValueError, after which all goes on; the caller's options are left as
+      they are;
     - the autoreset mode. NEXT_STEP: the step after the end ignores the action, gives reward 0 and
-      no flags. SAME_STEP: "final_obs" and "final_info" with masks that are the worlds that ended;
-      the observation is that of the next episode. DISABLED: a done world can be reset by its mask,
-      and stepping it instead is an error (not asked of outputs that are on a GPU);
-    - the time limit: an episode does not go on beyond it, by the count of its own steps;
+      no flags, unless a masked reset of the world came before it. SAME_STEP: "final_obs" and
+      "final_info" with masks that are the worlds that ended; the observation is that of the next
+      episode, and where starts are random not always close to "final_obs". DISABLED: a done world
+      can be reset by its mask, and stepping it instead is an error (not asked of outputs that are
+      on a GPU);
+    - the time limit: it truncates an episode neither later nor, if nothing else truncates, earlier
+      than that, by the count of its own steps;
     - `render`, if made with a render mode: a picture per world;
     - `close`, twice.
 
@@ -70,17 +77,26 @@ def check_vector_env(
         keeps_options: False: it may change the caller's options. Gymnasium's SyncVectorEnv and
             AsyncVectorEnv take "reset_mask" out of them.
         seed_list: False: it takes a single number as seed, which is all the base class promises.
+        only_limit_truncates: False: not only the time limit truncates its episodes.
+        ignore_info: Names in info, at any depth, whose values are not compared between two runs;
+            the default is what Gymnasium's RecordEpisodeStatistics adds, with times of the clock.
         tolerance: Relative and absolute tolerance between two runs; 0 is equality bit for bit.
         to_actions: Turns actions of its action space into what `step` takes: tensors of a device.
         close: False: leave it open, and do not check `close`.
     """
     limit = _time_limit(envs) if max_episode_steps is None else max_episode_steps
-    env = CheckedEnv(envs, to_actions, limit, tolerance, keeps_options)
-    _starts(env, seed, seed_list)
+    env = CheckedEnv(
+        envs, to_actions, limit, tolerance, keeps_options, only_limit_truncates, ignore_info
+    )
+    starts = _starts(env, seed, seed_list)
     actions, steps = _first_run(env, seed, num_steps, reset_mask)
+    if env.mode is AutoresetMode.SAME_STEP:
+        _final_obs(env, starts, steps)
     _second_run(env, seed, actions, steps, reset_mask)
     if reset_mask:
-        _partial_reset(env, seed, actions, steps)
+        _partial_reset(env, seed, actions, steps, starts)
+        if env.mode is AutoresetMode.NEXT_STEP:
+            _reset_of_done_world(env, seed, actions, steps)
     if envs.render_mode is not None:
         _pictures(env)
     if env.mode is AutoresetMode.DISABLED:
@@ -89,8 +105,11 @@ def check_vector_env(
         _close(env)
 
 
-def _starts(env: CheckedEnv, first: int, seed_list: bool) -> None:
-    """Seeds of reset, and what it accepts."""
+def _starts(env: CheckedEnv, first: int, seed_list: bool) -> list[list[Any]]:
+    """Check seeds of reset, and what it accepts.
+
+    Return the rows of three starts: of the seed, of the episode after it, of another seed.
+    """
     envs: Any = env.envs
     n = env.n
     obs, _ = env.reset(seed=first)
@@ -104,8 +123,9 @@ def _starts(env: CheckedEnv, first: int, seed_list: bool) -> None:
     if n > 1 and not any(same(rows[0], row) for row in rows[1:]):  # starts are random
         env.require(not same(other, obs), f"seeds {first} and {first + n} start differently")
         env.require(not same(following, obs), "reset() does not start as the last one did")
+    starts = [rows, env.rows(following), env.rows(other)]
     if not seed_list:
-        return
+        return starts
     given = [first + world for world in range(n)]
     try:
         listed, _ = env.reset(seed=given)
@@ -118,6 +138,7 @@ def _starts(env: CheckedEnv, first: int, seed_list: bool) -> None:
         lambda: envs.reset(seed=[first] * (n + 1)),
         f"reset(seed=[...]) of {n + 1} seeds raises a ValueError",
     )
+    return starts
 
 
 def _run(
@@ -159,18 +180,36 @@ def _first_run(
     if done.any(axis=0).all():
         enough = int(done.argmax(axis=0).max()) + 4
         actions, steps = actions[:enough], steps[:enough]
-    if env.mode is AutoresetMode.SAME_STEP:
-        ends = [
-            same(env.rows(step.obs)[world], step.info["final_obs"][world])
-            for step in steps
-            for world in np.flatnonzero(step.done)
-        ]
-        env.require(
-            not ends or not all(ends),
-            "with SAME_STEP obs of a world that ended is that of its next episode, but it is "
-            "always info['final_obs']",
-        )
     return actions, steps
+
+
+def _final_obs(env: CheckedEnv, starts: list[list[Any]], steps: list[Step]) -> None:
+    """SAME_STEP: the end of an episode and the start of the next are not one and the same.
+
+    Where starts differ, an end is far from the start that follows, as other starts are. By chance
+    it may be close; that all of several ends are means that one was made from the other.
+    """
+    typical = np.median([_distance(env, *pair) for pair in zip(*starts[:2], strict=True)])
+    apart = [
+        _distance(env, env.rows(step.obs)[world], step.info["final_obs"][world])
+        for step in steps
+        for world in np.flatnonzero(step.done)
+    ]
+    close = 0.1 * typical if len(apart) >= 3 else 0.0
+    env.require(
+        typical == 0.0 or not (np.array(apart) <= close).all(),
+        "with SAME_STEP obs of a world that ended is that of its next episode and "
+        "info['final_obs'] that of its end, but they are always the same, or close to it",
+    )
+
+
+def _distance(env: CheckedEnv, a: Any, b: Any) -> float:
+    """How far two observations of one world are apart; in spaces without a norm it is 0 or 1."""
+    space = env.envs.single_observation_space
+    if not space.is_np_flattenable:
+        return float(not same(a, b))
+    x, y = (np.asarray(flatten(space, value), dtype=float) for value in (a, b))
+    return float(np.linalg.norm(x - y))
 
 
 def _second_run(
@@ -191,8 +230,7 @@ def _second_run(
 def _compare(env: CheckedEnv, steps: list[Step], wanted: list[Step], message: str) -> None:
     """Two runs are the same, in all that they returned."""
     for t, pair in enumerate(zip(steps, wanted, strict=True)):
-        for name, value, reference in zip(Step._fields, *pair, strict=True):
-            env.require_same(value, reference, message.format(t=t, name=name))
+        env.require_same_step(*pair, message.format(t=t, name="{name}"))
 
 
 def _mixed(env: CheckedEnv, actions: Any, other: Any, mask: np.ndarray) -> Any:
@@ -203,8 +241,17 @@ def _mixed(env: CheckedEnv, actions: Any, other: Any, mask: np.ndarray) -> Any:
     return concatenate(single, rows, create_empty_array(single, env.n))
 
 
-def _partial_reset(env: CheckedEnv, seed: int, actions: list[Any], first: list[Step]) -> None:
-    """Reset world 0 alone: the others go on as in the first run; wrong masks are refused."""
+def _partial_reset(
+    env: CheckedEnv,
+    seed: int,
+    actions: list[Any],
+    first: list[Step],
+    starts: list[list[Any]],
+) -> None:
+    """Reset world 0 alone: the others go on as in the first run; wrong masks are refused.
+
+    Later a world is reset just before the time limit, which then is to begin anew.
+    """
     n = env.n
     ends = [t for t, step in enumerate(first) if step.done.any()]
     at = min(3, ends[0])
@@ -216,7 +263,13 @@ def _partial_reset(env: CheckedEnv, seed: int, actions: list[Any], first: list[S
         "without a True": (ValueError, np.zeros(n, dtype=bool)),
     }
 
+    before_limit: list[int] = []
+
     def interrupt(t: int) -> None:
+        if t > at and env.limit is not None and not before_limit:
+            before_limit.extend(np.flatnonzero(env.elapsed == env.limit - 1)[:1])
+            if before_limit:
+                env.reset(np.arange(n) == before_limit[0])
         if t != at:
             return
         for what, (error, value) in wrong.items():
@@ -226,17 +279,72 @@ def _partial_reset(env: CheckedEnv, seed: int, actions: list[Any], first: list[S
                 lambda options=options: env.envs.reset(options=options),
                 f"a reset_mask {what} raises a {error.__name__}",
             )
-        env.reset(mask)
+        _begin(env, mask, starts)
 
     own_end = [t for t, step in enumerate(first) if step.done[1:].any()]
     until = own_end[0] if own_end else len(first)
-    steps = _run(env, seed, actions[: max(until, at + 1)], True, interrupt)
+    steps = _run(env, seed, actions, True, interrupt)
     for t, (step, wanted) in enumerate(zip(steps[:until], first[:until], strict=True)):
         message = f"worlds that are not in the mask of a reset before step {at} go on: step {t}"
         env.require_same(env.rows(step.obs)[1:], env.rows(wanted.obs)[1:], f"{message}, obs")
         for name in ("reward", "terminated", "truncated"):
             pair = (getattr(step, name)[1:], getattr(wanted, name)[1:])
             env.require_same(*pair, f"{message}, {name}")
+
+
+def _begin(env: CheckedEnv, mask: np.ndarray, starts: list[list[Any]]) -> None:
+    """Reset world 0 by its mask, which shows the start of an episode.
+
+    Its observation changes, if its starts differ from each other, and is the start, if all starts
+    are the same. Either may fail by chance where there are few starts, so it has five tries.
+    """
+    before = env.rows(env.obs)[0]
+    start, following = starts[0][0], starts[1][0]
+    fixed = all(same(row, rows[0]) for rows in zip(*starts, strict=True) for row in rows)
+    for _ in range(5):
+        after = env.rows(env.reset(mask)[0])[0]
+        if same(after, start, env.tolerance) if fixed else not same(after, before):
+            return
+    wanted = f"the start of an episode, {start}," if fixed else "the start of another episode"
+    env.require(
+        not fixed and same(start, following),
+        f"reset(options={{'reset_mask': ...}}) shows {wanted} of world 0, which is in the mask, "
+        f"but it is {after} after {before}",
+    )
+
+
+def _reset_of_done_world(env: CheckedEnv, seed: int, actions: list[Any], first: list[Step]) -> None:
+    """NEXT_STEP: after the masked reset of a world that ended its next step is a real one.
+
+    So it depends on the action, if the first step of an episode does. Two actions mostly show that;
+    many are tried, for there are tasks where few actions have an effect.
+    """
+    end = next(t for t, step in enumerate(first) if step.done.any())
+    world = int(first[end].done.argmax())
+    mask = np.arange(env.n) == world
+    samples = [env.envs.action_space.sample() for _ in range(50)]
+
+    def first_step(action: Any) -> Step:
+        return _run(env, seed, [action], True)[0]
+
+    def step_after_reset(action: Any) -> Step:
+        def reset(t: int) -> None:
+            if t == end + 1:
+                env.reset(mask)
+
+        return _run(env, seed, [*actions[: end + 1], action], True, reset)[-1]
+
+    def depends(play: Callable[[Any], Step]) -> bool:
+        steps = map(play, samples)
+        outputs = ((env.rows(s.obs)[world], s.reward[world], s.done[world]) for s in steps)
+        reference = next(outputs)
+        return any(not same(other, reference, env.tolerance) for other in outputs)
+
+    env.require(
+        not depends(first_step) or depends(step_after_reset),
+        f"NEXT_STEP: a masked reset of world {world}, which had ended, stands for its autoreset, "
+        "but the step after it ignored the action",
+    )
 
 
 def _stepping_done_worlds(env: CheckedEnv, seed: int, actions: list[Any]) -> None:

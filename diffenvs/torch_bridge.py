@@ -27,7 +27,7 @@ class TorchBridge:
         self.name = rollout.task.name
         self.device = torch.device(wp.device_to_torch(rollout.device))
         self._state: EnvState | None = None
-        self._obs: torch.Tensor | None = None
+        self._obs: tuple[torch.Tensor, int] | None = None  # of grad_step, and when it was made
 
     def stream(self) -> Any:
         """Context in which Warp uses torch's current stream."""
@@ -55,7 +55,7 @@ class TorchBridge:
                 out = rollout.step_out
                 obs, reward, final_obs = map(self.read, (rollout.obs, out.reward, out.obs))
             self._state = None
-        self._obs = obs
+        self._obs = (obs, obs._version) if record else None
         return obs, reward, final_obs
 
     def _check(self, actions: Any) -> None:
@@ -71,6 +71,8 @@ class TorchBridge:
             raise ValueError(f"{self.name}: actions are {wanted}, not of shape {given}")
         if actions.device != self.device:
             raise ValueError(f"{self.name}: actions are {wanted}, not on {actions.device}")
+        if self.device.type == "cpu" and not actions.isfinite().all():  # on CUDA looking would wait
+            raise ValueError(f"{self.name}: actions must be finite")
 
     def state(self) -> EnvState:
         """The present state: the tensors from which the next step starts."""
@@ -103,14 +105,21 @@ class TorchBridge:
             fresh = wp.to_torch(mask).clone()[:, None]
             obs = self.read(self.rollout.obs)
             if self._obs is not None:
-                obs = torch.where(fresh, obs, self._obs)
+                before, version = self._obs
+                if before._version != version:
+                    raise RuntimeError(
+                        f"{self.name}: the observations of the last grad_step were changed in "
+                        "place, and reset(options={'reset_mask': ...}) has to return them for the "
+                        "worlds that go on; write obs = 2 * obs in place of obs.mul_(2)"
+                    )
+                obs = torch.where(fresh, obs, before)
             if self._state is not None:
-                before, self._state = self._state, None
-                after = self.state()
+                last, self._state = self._state, None
+                now = self.state()
                 self._state = EnvState(
-                    *(torch.where(fresh, new, old) for new, old in zip(after, before, strict=True))
+                    *(torch.where(fresh, new, old) for new, old in zip(now, last, strict=True))
                 )
-        self._obs = obs
+        self._obs = None if self._obs is None else (obs, obs._version)
         return obs
 
 
@@ -127,11 +136,13 @@ class _GradStep(torch.autograd.Function):
             arrays = (rollout.obs, out.reward, out.obs, state.qpos, state.qvel, state.act)
             outputs = tuple(map(bridge.read, arrays))
         ctx.bridge = bridge
+        ctx.save_for_backward(torch.empty(0))  # freed with the graph, so that torch sees a reuse
         return outputs
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, *cotangents: torch.Tensor) -> tuple[Any, ...]:
+        _ = ctx.saved_tensors  # raises where the graph was freed by an earlier backward
         bridge, rollout = ctx.bridge, ctx.bridge.rollout
         adj = rollout.adj
         nxt, start = adj.next_state, adj.state

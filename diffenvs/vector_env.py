@@ -20,7 +20,7 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 import warp as wp
-from gymnasium.utils import seeding
+from gymnasium.utils import EzPickle, seeding
 from gymnasium.vector import AutoresetMode
 from gymnasium.vector.utils import batch_space
 
@@ -42,7 +42,7 @@ MODES = {
 }
 
 
-class DiffVectorEnv(gym.vector.VectorEnv):
+class DiffVectorEnv(gym.vector.VectorEnv, EzPickle):
     """A batch of worlds of one task, stepped and differentiated together on one device.
 
     Args:
@@ -105,6 +105,8 @@ class DiffVectorEnv(gym.vector.VectorEnv):
         xml_file: str | None = None,
         **parameters: Any,
     ) -> None:
+        given = {name: value for name, value in locals().items() if name != "self"}
+        EzPickle.__init__(self, **given | given.pop("parameters"))
         task_class = load_task(task)
         self.task = task_class(xml_file, frame_skip, integrator, **parameters)
         self._name = self.task.name
@@ -141,6 +143,7 @@ class DiffVectorEnv(gym.vector.VectorEnv):
         self.single_action_space = gym.spaces.Box(low, high, dtype=np.float32)
         self.observation_space = batch_space(self.single_observation_space, self.num_envs)
         self.action_space = batch_space(self.single_action_space, self.num_envs)
+        reset_options.seeds(self._name, seed, self.num_envs)  # refuses what is none
         self._first_seed = seed
         self._seeded = False
         with paused_tape():
@@ -352,6 +355,10 @@ class DiffVectorEnv(gym.vector.VectorEnv):
         Returns:
             The cotangent of the actions, (T, num_envs, nu). That of the state at which the window
             began is in `adj_initial_state` afterwards.
+
+        Raises:
+            TypeError, ValueError: A cotangent is no array of real numbers, or of another shape.
+            RuntimeError: No grad_step was made since the window began.
         """
         if self.arrays != "numpy":
             instead = "loss.backward()" if self.arrays == "torch" else "tape.backward()"
@@ -382,6 +389,7 @@ class DiffVectorEnv(gym.vector.VectorEnv):
 
         NumPy: copies. torch and Warp: the arrays from which the next grad_step starts, so a loss
         may use them, and gradients with respect to the start of a window arrive in their `.grad`.
+        They are to be read: what is written into them moves no world, `set_state` does.
         """
         return self._bridge.state()
 
@@ -393,7 +401,8 @@ class DiffVectorEnv(gym.vector.VectorEnv):
                 on as they did then.
             qvel: Velocities, (num_envs, nv). No world is done after it, and the time limit counts
                 anew.
-            act: Activations, (num_envs, na); None is zero.
+            act: Activations, (num_envs, na); None is zero. Forces that a task observes are zero
+                until the next step.
         """
         if isinstance(qpos, Snapshot):
             self._restore(qpos)
@@ -411,7 +420,8 @@ class DiffVectorEnv(gym.vector.VectorEnv):
             raise gym.error.ResetNeeded(f"{self._name}: call reset() before set_state()")
         self.rollout.detach()
         self._forget()
-        self._bridge.set_state(qpos, qvel, act)
+        with paused_tape():
+            self._bridge.set_state(qpos, qvel, act)
 
     def get_state(self) -> Snapshot:
         """Return all that decides how the worlds go on, for `set_state`: NumPy, to be kept."""
@@ -466,6 +476,9 @@ class DiffVectorEnv(gym.vector.VectorEnv):
             if given is None:
                 given = int(self.np_random.integers(2**31))
         seeds = reset_options.seeds(self._name, given, self.num_envs)
+        if not self._seeded:  # no world has a seed that it could keep
+            drawn = self.np_random.integers(2**31, size=self.num_envs).tolist()
+            seeds = [new if s is None else s for s, new in zip(seeds, drawn, strict=True)]
         if given is not None:
             self._np_random, self._np_random_seed = seeding.np_random(seeds[0])
         self._seeded = True

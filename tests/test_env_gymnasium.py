@@ -1,4 +1,4 @@
-"""Gymnasium's interface: making, spaces, seeds, wrappers, and the numbers of its own v5 tasks."""
+"""Gymnasium's interface: making, checkers, pickles, batches of worlds."""
 
 import json
 import pickle
@@ -9,19 +9,13 @@ import warnings
 import gymnasium as gym
 import numpy as np
 import pytest
+from conftest import CARTPOLE, HOPPER
 from gymnasium.utils.env_checker import check_env
 from gymnasium.vector import AutoresetMode
 
 import diffenvs
 
 IDS = sorted(diffenvs.TASKS)
-V5 = {
-    "DiffAnt-v0": "Ant-v5",
-    "DiffHalfCheetah-v0": "HalfCheetah-v5",
-    "DiffHopper-v0": "Hopper-v5",
-}
-HOPPER = "DiffHopper-v0"
-CARTPOLE = "DiffCartPoleSwingUp-v0"
 
 WITHOUT_IMPORT = """
 import gymnasium as gym

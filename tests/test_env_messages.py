@@ -23,6 +23,9 @@ from diffenvs import numpy_bridge
         ({"device": "tpu"}, ValueError, r"Hopper: device='tpu' is not one of \['c"),
         ({"render_mode": "ascii"}, ValueError, r"render_mode='ascii' is not None or one of \['hum"),
         ({"integrator": "RK4"}, ValueError, r"integrator 'RK4' is not one of \['euler', 'implicit"),
+        ({"seed": "a"}, ValueError, "Hopper: a seed is an integer >= 0, not 'a'"),
+        ({"seed": -1}, ValueError, "Hopper: a seed is an integer >= 0, not -1"),
+        ({"xml_file": ""}, FileNotFoundError, "Hopper: '' is neither a file nor an asset of"),
     ],
 )  # fmt: skip
 def test_construction_refuses(kwargs, error, message):
@@ -80,12 +83,69 @@ def test_wrong_warp_actions_are_refused(actions, error, message, make):
         envs.grad_step(actions)
 
 
-def test_single_action_shape():
-    """One world takes one action."""
-    env = gym.make(HOPPER).unwrapped
+@pytest.mark.parametrize(
+    ("call", "error", "message"),
+    [
+        (lambda e: e.step(np.zeros((1, 3))), ValueError, r"action has the shape \(3,\), not \(1,"),
+        (lambda e: e.step([0, np.nan, 0]), ValueError, r"action must be finite, but action\[1\] "),
+        (lambda e: e.grad_step("a"), TypeError, "action is an array of real numbers, not of dtype"),
+        (
+            lambda e: e.set_state(np.zeros((1, 6)), np.zeros(6)),
+            ValueError,
+            r"qpos has the shape \(6,\), not \(1, 6\)",
+        ),
+        (
+            lambda e: e.set_state(np.zeros(6), np.full(6, np.inf)),
+            ValueError,
+            r"qvel must be finite, but qvel\[0\] is inf",
+        ),
+        (
+            lambda e: e.set_state(np.zeros(6), np.zeros(6), np.zeros(1)),
+            ValueError,
+            r"act has the shape \(0,\), not \(1,\)",
+        ),
+        (
+            lambda e: e.reset(options={"state": (np.zeros(5), np.zeros(6))}),
+            ValueError,
+            r"options\['state'\]: qpos has the shape \(6,\), not \(5,\)",
+        ),
+        (
+            lambda e: e.backward(np.zeros((1, 1, 11)), None),
+            ValueError,
+            r"adj_obs has the shape \(1, 1, 11\); 1 grad_steps ask for \(1, 11\)",
+        ),
+        (
+            lambda e: e.backward(None, 1.0),
+            ValueError,
+            r"adj_reward has the shape \(\); 1 grad_steps ask for \(1,\)",
+        ),
+        (
+            lambda e: e.backward(None, None, (None, np.zeros(6), None)),
+            ValueError,
+            r"adj_state.qvel has the shape \(6,\); 1 grad_steps ask for \(1, 6\)",
+        ),
+        (
+            lambda e: e.backward(None, None, (None, None)),
+            TypeError,
+            r"adj_state is a tuple \(qpos, qvel, act\) of arrays, each of .*, not 2 of them",
+        ),
+    ],
+)  # fmt: skip
+def test_single_environment_speaks_of_one_world(call, error, message, single):
+    """Shapes and places in messages of one world are those that its user knows, without a batch."""
+    env = single(HOPPER)
     env.reset(seed=0)
-    with pytest.raises(ValueError, match=r"Hopper: an action has the shape \(3,\), not \(1, 3\)"):
-        env.step(np.zeros((1, 3)))
+    env.grad_step(np.zeros(3))
+    with pytest.raises(error, match="^Hopper: " + message):
+        call(env)
+
+
+def test_single_environment_without_a_window(single):
+    """Without a grad_step there is nothing to differentiate, whatever the cotangents."""
+    env = single(HOPPER)
+    env.reset(seed=0)
+    with pytest.raises(RuntimeError, match="Hopper: there is nothing to differentiate, no grad_s"):
+        env.backward(None, 1.0)
 
 
 def test_step_before_reset():
@@ -130,6 +190,24 @@ def test_wrong_cotangents_are_refused(make):
         ((None, None, None, (np.zeros(1), None, None)), r"adj_state\.qpos has the shape \(1,\)"),
     ):
         with pytest.raises(ValueError, match="CartPoleSwingUp: " + message):
+            envs.backward(*args)
+
+
+def test_cotangents_that_are_no_arrays_are_refused(make):
+    """What NumPy cannot read is named, tensors with a graph of their own among it."""
+    torch = pytest.importorskip("torch")
+    envs = make(CARTPOLE)
+    envs.reset(seed=0)
+    envs.grad_step(np.zeros((3, 1)))
+    tensor = torch.zeros((1, 3, 5), requires_grad=True)
+    for args, message in (
+        (("a", None), "adj_obs is an array of real numbers, not of dtype <U1"),
+        ((tensor, None), "adj_obs is a NumPy array of .*, not <class 'torch.Tensor'>: .*detach"),
+        ((None, [[1.0, 2.0], [3.0]]), "adj_reward is a NumPy array of real .*, not <class 'list'>"),
+        ((None, None, None, 3.0), r"adj_state is a tuple \(qpos, .*, not <class 'float'>"),
+        ((None, None, None, (None, None)), r"adj_state is a tuple .*, not 2 of them"),
+    ):
+        with pytest.raises(TypeError, match="CartPoleSwingUp: " + message):
             envs.backward(*args)
 
 

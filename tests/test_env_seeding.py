@@ -117,3 +117,14 @@ def test_reset_mask_is_checked(mask, error, text, vector):
     with pytest.raises(error, match=text):
         envs.reset(options={"reset_mask": mask})
     reference.close()
+
+
+def test_first_reset_draws_the_seeds_that_are_missing():
+    """A world without a seed in the first reset starts anywhere, not as the one of seed 0."""
+    starts = []
+    for _ in range(2):
+        envs = gym.make_vec("DiffCartPoleSwingUp-v0", num_envs=2)
+        starts.append(envs.reset(seed=[None, 5])[0])
+        envs.close()
+    assert not np.array_equal(starts[0][0], starts[1][0])
+    np.testing.assert_array_equal(starts[0][1], starts[1][1])

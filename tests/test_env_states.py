@@ -352,3 +352,14 @@ def test_get_state_before_reset():
     envs = gym.make_vec(CARTPOLE, num_envs=1)
     with pytest.raises(gym.error.ResetNeeded, match=r"call reset\(\) before get_state"):
         envs.get_state()
+
+
+def test_pickled_vector_env_is_made_anew():
+    """A vector environment is pickled by its arguments; `get_state` has what it was doing."""
+    envs = gym.make_vec("DiffCartPoleSwingUp-v0", num_envs=2, ctrl_cost_weight=0.5)
+    again = pickle.loads(pickle.dumps(envs))
+    assert again.num_envs == 2 and again.task.parameters == envs.task.parameters
+    np.testing.assert_array_equal(again.reset(seed=3)[0], envs.reset(seed=3)[0])
+    envs.step(np.ones((2, 1), np.float32))
+    again.set_state(envs.get_state())
+    np.testing.assert_array_equal(again.state.qpos, envs.state.qpos)

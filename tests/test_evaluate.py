@@ -152,10 +152,11 @@ def test_keywords_of_both_sides():
     assert theirs["healthy_angle_range"] == (-0.3, 0.3)
     assert theirs["exclude_current_positions_from_observation"] is True
     assert not [name for name in theirs if name.endswith("_weight") or name == "healthy_reward"]
-    sides = both_keywords(spec, {"ctrl_cost_weight": 0.5, "frame_skip": 2, "integrator": "euler"})
+    given = {"ctrl_cost_weight": 0.5, "frame_skip": 2, "integrator": "euler"}
+    sides = both_keywords(spec, given)
     assert sides["gymnasium"]["ctrl_cost_weight"] == 0.5
     assert sides["gymnasium"]["frame_skip"] == 2 and "integrator" not in sides["gymnasium"]
-    assert sides["diffenvs"] == {"ctrl_cost_weight": 0.5, "frame_skip": 2, "integrator": "euler"}
+    assert sides["diffenvs"] == {"reward": "v5"} | given
 
 
 def test_command(feedback, tmp_path, capsys):
@@ -186,12 +187,35 @@ def test_command(feedback, tmp_path, capsys):
         (["--env", HOPPER, "--num-envs", "0"], "num_envs must be an integer >= 1, not 0"),
         (["--env", HOPPER, "--kwarg", "ctrl_cost_wieght=1"], "did you mean 'ctrl_cost_weight'"),
         (["--env", HOPPER, "--kwarg", "max_episode_steps=None"], "has no time limit; give max_epi"),
+        (
+            ["--env", HOPPER, "--kwarg", "autoreset_mode=DISABLED"],
+            "autoreset_mode is no keyword to give: episodes are counted in SAME_STEP",
+        ),
+        (
+            ["--env", HOPPER, "--kwarg", "num_envs=7"],
+            "num_envs is no keyword to give: it is an argument of its own, on the command",
+        ),
+        (["--env", HOPPER, "--json", "/gone/x.json"], "--json /gone/x.json cannot be written: "),
+        (["--env", HOPPER, "--json", "/"], "--json / is a folder"),
+        (["--env", HOPPER, "--policy", "gone.py"], "policy: there is no file 'gone.py'"),
     ],
-)
-def test_messages(options, message, feedback):
-    """What cannot be scored is said in one line."""
+)  # fmt: skip
+def test_messages(options, message, feedback, capsys):
+    """What cannot be scored is said in one line, before anything is compiled or played."""
     with pytest.raises(SystemExit, match=re.escape(message)):
         main(["--policy", str(feedback(HOPPER)), *options])
+    captured = capsys.readouterr()
+    assert "Compiling" not in captured.err and not captured.out
+
+
+def test_seed_below_zero(feedback, capsys):
+    """A seed that no environment takes is refused at once, from the command line and by name."""
+    path = feedback(HOPPER)
+    with pytest.raises(SystemExit):
+        main(["--env", HOPPER, "--policy", str(path), "--seed", "-1"])
+    assert "argument --seed: '-1' is not an integer >= 0" in capsys.readouterr().err
+    with pytest.raises(ValueError, match="evaluate: seed must be an integer >= 0, not -1"):
+        evaluate(HOPPER, path, seed=-1)
 
 
 def test_task_of_ours_alone(feedback, capsys):

@@ -17,7 +17,6 @@ def test_impact_keywords_are_used(make, actions):
         STANDUP,
         impact_cost_weight=1e-3,
         impact_cost_range=(0.5, 0.75),
-        uph_cost_weight=2.0,
         ctrl_cost_weight=0.2,
     )
     envs.reset(seed=0)
@@ -26,7 +25,7 @@ def test_impact_keywords_are_used(make, actions):
         _, reward, *_, info = envs.step(action)
         impacts.append(info["reward_impact"])
         terms = [info[f"reward_{name}"] for name in ("linup", "quadctrl", "impact")]
-        np.testing.assert_allclose(terms[0], 2 * envs.state.qpos[:, 2] / 0.003, rtol=1e-5)
+        np.testing.assert_allclose(terms[0], envs.state.qpos[:, 2] / 0.003, rtol=1e-5)
         np.testing.assert_allclose(terms[1], -0.2 * np.sum(action**2, axis=1), rtol=1e-5)
         np.testing.assert_allclose(sum(terms) + 1, reward, rtol=1e-5)
     assert np.min(impacts) == pytest.approx(-0.75) and np.max(impacts) == pytest.approx(-0.5)

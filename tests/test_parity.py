@@ -1,9 +1,10 @@
 """Every task against the one of that name in Gymnasium, on C MuJoCo: steps and free runs.
 
-Ours is made with the keywords of `Task.v5`, Gymnasium's with none. Two things are allowed to
-differ, and are told apart. Staleness: after a step Gymnasium reads kinematics of the forward pass
-before, we those of the state; so Gymnasium's task is run twice, as it is and with its kinematics
-computed anew after the step. Single precision: what is left between the latter and ours.
+Ours is made with the keywords of `Task.v5`, Gymnasium's with none; in the last test both are made
+with others. Two things are allowed to differ, and are told apart. Staleness: after a step
+Gymnasium reads kinematics of the forward pass before, we those of the state; so Gymnasium's task is
+run twice, as it is and with its kinematics computed anew after the step. Single precision: what is
+left between the latter and ours.
 """
 
 import warnings
@@ -16,6 +17,7 @@ import numpy as np
 import pytest
 
 import diffenvs
+from diffenvs.physics import finite_diff as fd
 from diffenvs.vector_env import load_task
 
 TASKS = {id: load_task(task) for id, (task, _) in diffenvs.TASKS.items()}
@@ -55,10 +57,10 @@ NUDGE = 1e-6  # m, rad, per s: a few roundings of a float32
 class Reference:
     """Gymnasium's task; with `fresh` its kinematics are computed anew after each step."""
 
-    def __init__(self, id, cone, fresh):
+    def __init__(self, id, cone, fresh, **kwargs):
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            self.env = gym.make(TASKS[id].gymnasium).unwrapped
+            self.env = gym.make(TASKS[id].gymnasium, **kwargs).unwrapped
         model = self.env.model
         model.opt.cone = cone
         if model.opt.solver == mujoco.mjtSolver.mjSOL_PGS:
@@ -117,6 +119,12 @@ class Reference:
         return self.env.step(action)[:3]
 
 
+def _elliptic(id):
+    """MJCF of a task, with elliptic cones."""
+    text = files("envs_assets").joinpath(TASKS[id].xml).read_text()
+    return text.replace("<option ", '<option cone="elliptic" ')
+
+
 def _difference(a, b):
     """Largest difference, relative to the larger of 1 and the size."""
     a, b = np.asarray(a, dtype=float), np.asarray(b, dtype=float)
@@ -143,8 +151,7 @@ def play(make):
     def play(id, cone):
         kwargs = {"autoreset_mode": "DISABLED", "max_episode_steps": -1} | TASKS[id].v5
         if cone:
-            text = files("envs_assets").joinpath(TASKS[id].xml).read_text()
-            kwargs["xml_file"] = text.replace("<option ", '<option cone="elliptic" ')
+            kwargs["xml_file"] = _elliptic(id)
         envs = make(id, NUM_ENVS, **kwargs)
         envs.reset(seed=0)
         stale, fresh, nudged = (Reference(id, cone, fresh) for fresh in (False, True, True))
@@ -222,3 +229,86 @@ def test_free_run_vs_gymnasium(id, cone, play):
     assert len(found) >= STEPS
     assert np.median(found) <= 3 * np.median(nudged)
     assert max(found) <= 3 * max(nudged)
+
+
+PARTS = {  # the other half of the humanoid's observation than by default, or part of it
+    "include_cinert_in_observation": True,
+    "include_cvel_in_observation": False,
+    "include_qfrc_actuator_in_observation": False,
+    "include_cfrc_ext_in_observation": True,
+}
+# Keywords that are no weights, or that by default are a weight of 0; ranges that some worlds leave.
+OTHER = {
+    "DiffAnt-v0": {
+        "contact_cost_weight": 1e-2,
+        "contact_force_range": (-0.3, 0.4),
+        "healthy_z_range": (0.62, 0.75),
+        "include_cfrc_ext_in_observation": True,
+    },
+    "DiffHopper-v0": {
+        "healthy_angle_range": (-0.162, 0.1),
+        "healthy_state_range": (-4.0, 5.0),
+        "healthy_z_range": (1.1993, 1.3),
+    },
+    "DiffHumanoid-v0": PARTS
+    | {
+        "contact_cost_weight": 1e-6,
+        "contact_cost_range": (0.2, 0.9),
+        "healthy_z_range": (1.267, 1.4),
+    },
+    "DiffHumanoidStandup-v0": PARTS | {"impact_cost_weight": 1e-6, "impact_cost_range": (0.2, 0.9)},
+    "DiffWalker2d-v0": {"healthy_angle_range": (-0.052, 0.046), "healthy_z_range": (1.13, 1.25)},
+}
+# Twice what was measured; the humanoids observe forces of 1e4 N next to small ones.
+OTHER_OBS = {"DiffHumanoid-v0": 5e-4, "DiffHumanoidStandup-v0": 8e-3}
+
+
+@pytest.mark.parametrize("id", [id for id, task in TASKS.items() if task.gymnasium])
+def test_other_keywords_vs_gymnasium(id, make):
+    """A step with other values of the keywords: weights times 1.7, ranges, parts, 3 substeps.
+
+    It begins in moving states, on the floor where there is one; actions exceed their bounds.
+    """
+    task = TASKS[id]
+    kwargs = {
+        name: 1.7 * value
+        for name, value in task.defaults.items()
+        if name.endswith("_weight") or name == "healthy_reward"
+    }
+    if "exclude_current_positions_from_observation" in task.defaults:
+        kwargs["exclude_current_positions_from_observation"] = False
+    kwargs |= OTHER.get(id, {}) | {"frame_skip": 3}
+    # Not of a step, of ours alone, and a flag that other tests see.
+    rest = {"reset_noise_scale", "reward", "terminate_when_unhealthy"}
+    assert task.defaults.keys() - kwargs.keys() <= rest  # each other keyword is changed
+    steep = id in ("DiffAnt-v0", "DiffHumanoid-v0", "DiffHumanoidStandup-v0")
+    ours = task.v5 | kwargs | ({"xml_file": _elliptic(id)} if steep else {})
+    envs = make(id, 2 * NUM_ENVS, autoreset_mode="DISABLED", **ours)
+    envs.reset(seed=0)
+    legs = id in OTHER or id == "DiffHalfCheetah-v0"
+    qpos, qvel, *_ = fd.contact_rich_states(
+        envs.model, envs.num_envs, seed=2, contacts=0.5 * legs, max_speed=10.0
+    )
+    reach = 1.4 * envs.single_action_space.high
+    actions = reach * np.random.default_rng(1).uniform(-1.0, 1.0, envs.action_space.shape)
+    actions = actions.astype(np.float32)
+    envs.set_state(qpos, qvel)
+    obs, reward, terminated, _, info = envs.step(actions)
+    reference = Reference(id, ELLIPTIC if steep else PYRAMIDAL, True, **kwargs)
+    found = {"obs": [], "reward": [], "info": []}
+    for world in range(envs.num_envs):
+        reference.env.set_state(*(np.float32(x[world]).astype(float) for x in (qpos, qvel)))
+        wanted, wanted_reward, ends, _, terms = reference.env.step(actions[world])
+        found["obs"].append(_difference(obs[world], wanted))
+        found["reward"].append(_difference(reward[world], wanted_reward))
+        found["info"] += [_difference(info[k][world], terms[k]) for k in terms if k in info]
+        assert terminated[world] == ends
+    worst = {name: max(values) for name, values in found.items()}
+    print(id, {name: f"{value:.1e}" for name, value in worst.items()}, terminated.sum())
+    assert worst["obs"] <= OTHER_OBS.get(id, 4e-5)
+    assert worst["reward"] <= 1e-5
+    assert worst["info"] <= 6e-5
+    if "healthy_z_range" in kwargs:
+        assert 0 < terminated.sum() < envs.num_envs
+    for name in {"reward_contact", "reward_impact"} & info.keys():
+        assert len(np.unique(info[name])) > 1

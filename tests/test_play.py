@@ -12,6 +12,7 @@ import mujoco
 import numpy as np
 import pytest
 
+import diffenvs
 from diffenvs import play
 
 CARTPOLE = "DiffCartPoleSwingUp-v0"
@@ -158,15 +159,17 @@ def test_keys(env, handles, sleeps):
 
 
 @pytest.mark.parametrize("policy", ["random", "zero", "file"])
-def test_command(policy, handles, sleeps, tmp_path):
-    """The command plays random actions, none, or a policy file, and closes the window."""
+def test_command(policy, handles, sleeps, tmp_path, monkeypatch):
+    """The command plays random actions, none, or a file, and closes window and environment."""
+    closed = []
+    monkeypatch.setattr(diffenvs.DiffEnv, "close", lambda env: closed.append(env))
     path = tmp_path / "policy.py"
     path.write_text("def policy(obs):\n    return 0 * obs[:, :1]\n")
     name = str(path) if policy == "file" else policy
     options = f"--env {CARTPOLE} --steps 4 --seed 1 --kwarg reset_noise_scale=0"
     play.main([*options.split(), "--policy", name])
     (handle,) = handles
-    assert handle.closed and len(handle.frames) == 4
+    assert handle.closed and len(handle.frames) == 4 and len(closed) == 1
     hangs = np.allclose([frame[0] for frame in handle.frames], [[0, np.pi]] * 4, atol=1e-4)
     assert hangs == (policy != "random")
 
@@ -183,11 +186,29 @@ def test_no_display_points_to_the_page(monkeypatch):
         play.main(["--env", CARTPOLE])
 
 
-def test_missing_policy(handles):
+def test_missing_policy(handles, capsys):
     """A policy that is neither a file nor a name is refused before a window opens."""
     with pytest.raises(SystemExit, match=r"diffenvs.play: policy: there is no file 'rndom'"):
         play.main(["--env", CARTPOLE, "--policy", "rndom"])
     assert not handles
+    assert "Compiling" not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ("--port 99999", "argument --port: '99999' is not an integer from 0 to 65535"),
+        ("--port -1", "argument --port: '-1' is not an integer from 0 to 65535"),
+        ("--seed -1", "argument --seed: '-1' is not an integer >= 0"),
+        ("--steps 0", "argument --steps: '0' is not an integer >= 1"),
+        ("--steps x", "argument --steps: 'x' is not an integer >= 1"),
+    ],
+)
+def test_numbers_of_the_command(options, message, capsys):
+    """Numbers that are none, or out of range, are refused before a window or a page opens."""
+    with pytest.raises(SystemExit):
+        play.main(["--env", CARTPOLE, "--web", *options.split()])
+    assert message in capsys.readouterr().err
 
 
 def test_no_page(monkeypatch):

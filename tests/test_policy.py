@@ -134,6 +134,30 @@ def test_no_function(task, tmp_path):
         load_policy(tmp_path / "policy.py", task)
 
 
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("def policy(obs) return 1", r"SyntaxError: .*\(policy.py, line 1\)"),
+        ("raise RuntimeError('no weights')", "RuntimeError: no weights"),
+    ],
+)
+def test_file_that_cannot_be_run(task, tmp_path, text, message):
+    """What a Python file raises while it is read is said with the name of the file."""
+    (tmp_path / "policy.py").write_text(text + "\n")
+    message = "policy policy.py cannot be read, running the file raises " + message
+    with pytest.raises(ValueError, match=message):
+        load_policy(tmp_path / "policy.py", task)
+
+
+def test_policy_that_raises(task, tmp_path):
+    """The kind of what a policy raises is said, when it is tried and in an episode."""
+    with pytest.raises(ValueError, match=r"policy policy.py fails on .*raises KeyError: 'x'"):
+        load_policy(_write(tmp_path, "raise KeyError('x')"), task)
+    policy = load_policy(_write(tmp_path, "return obs[:, :3] if obs[0, 0] == 0 else {}['x']"), task)
+    with pytest.raises(ValueError, match=r"^policy policy.py raises KeyError: 'x'"):
+        policy(np.ones((1, 11)))
+
+
 def test_action_that_is_not_finite(task, tmp_path):
     """An action that is not a number is refused with the observation that led to it."""
     path = _write(tmp_path, "return np.where(obs[:, :1] > 1, np.nan, obs[:, :3])")

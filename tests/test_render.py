@@ -249,12 +249,66 @@ def test_missing_gl_library_without_a_choice_of_backend(monkeypatch):
     assert "MUJOCO_GL" not in os.environ
 
 
-def _ball(mode):
-    """A renderer of a model of one ball."""
-    xml = "<mujoco><worldbody><body><joint/><geom size='.1'/></body></worldbody></mujoco>"
+def _ball(mode="rgb_array", camera=None, **given):
+    """A renderer of a model of one ball, which has two cameras."""
+    xml = """<mujoco><worldbody><body><joint/><geom size=".1"/></body>
+    <camera name="front"/><camera pos="0 0 3"/></worldbody></mujoco>"""
     options = {"width": 64, "height": 64, "max_geom": 100}
-    options |= {"camera_id": None, "camera_name": None, "visual_options": None}
-    return WorldRenderer("Ball", mujoco.MjModel.from_xml_string(xml), mode, {}, options)
+    options |= {"camera_id": None, "camera_name": None, "visual_options": None} | given
+    return WorldRenderer("Ball", mujoco.MjModel.from_xml_string(xml), mode, camera or {}, options)
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"camera_id": 99}, r"camera_id=99 is no camera of the model; -1 \(or None\) is the free "),
+        ({"camera_id": 2}, "camera_id=2 is no camera .* free camera; 0 is 'front'; 1 is ''"),
+        ({"camera_id": -5}, "camera_id=-5 is no camera of the model"),
+        ({"camera_id": "front"}, "camera_id='front' is no camera of the model"),
+        ({"camera_name": "x"}, r"camera_name='x' is not one of the model's cameras \['front'"),
+        ({"camera_name": ""}, "camera_name='' is not one of the model's cameras"),
+        ({"camera_name": "front", "camera_id": 0}, "give camera_id or camera_name, not both"),
+        ({"camera": {"foo": 1}}, r"default_camera_config has no 'foo'; a camera has \['azimuth'"),
+        ({"camera": {"distance": "a"}}, "default_camera_config: distance is like 2.0, not 'a'"),
+        ({"camera": {"lookat": (1, 2)}}, r"default_camera_config: lookat is like array.*\(1, 2\)"),
+        ({"camera": {"trackbodyid": 2}}, "camera_config: trackbodyid is from -1 to 1, not 2"),
+        ({"camera": {"type": 9}}, "default_camera_config: type is from 0 to 3, not 9"),
+        ({"visual_options": {99: True}}, r"visual_options is a dict of mujoco.mjtVisFlag \(0 to "),
+        ({"visual_options": {"a": True}}, r"visual_options is a dict .*; {'a': True} is not"),
+        ({"visual_options": {0: "a"}}, r"visual_options is a dict .*; {0: 'a'} is not"),
+        ({"width": 0}, "width must be an integer >= 1, not 0"),
+        ({"height": -3}, "height must be an integer >= 1, not -3"),
+        ({"width": "a"}, "width must be an integer >= 1, not 'a'"),
+        ({"max_geom": 0}, "max_geom must be an integer >= 1, not 0"),
+    ],
+)  # fmt: skip
+def test_options_are_checked_when_the_environment_is_made(given, message):
+    """MuJoCo ends the process at some of these, and draws something else at others."""
+    with pytest.raises(ValueError, match="^Ball: .*" + message):
+        _ball(**given)
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"camera_id": -1},
+        {"camera_id": 1},
+        {"camera_name": "front"},
+        {"camera": {"lookat": [0.0, 0.0, 1.0], "trackbodyid": -1}},
+        {"visual_options": {mujoco.mjtVisFlag.mjVIS_JOINT: True}},
+    ],
+)
+def test_options_that_are_accepted_draw(given, gl):
+    """What passes the checks can be drawn."""
+    renderer = _ball(**given)
+    assert renderer.draw(np.zeros(1), np.zeros(1)).shape == (64, 64, 3)
+    renderer.close()
+
+
+def test_camera_that_does_not_exist_is_refused_by_make():
+    """The check is made by the environment itself, before anything is drawn."""
+    with pytest.raises(ValueError, match=r"Hopper: camera_id=99 is no camera .*; 0 is 'track'"):
+        gym.make(HOPPER, render_mode="rgb_array", camera_id=99)
 
 
 def test_render_without_a_mode_is_refused(vector):

@@ -224,12 +224,35 @@ def test_options_of_the_model(tmp_path):
     assert Hopper(xml_file=path.read_text()).dt == pytest.approx(0.004)
 
 
+def test_own_model_is_not_taken_from_the_working_directory(tmp_path, monkeypatch):
+    """A file of the name of a task's asset, where Python runs, is another model."""
+    text = files("envs_assets").joinpath("hopper.xml").read_text()
+    (tmp_path / "hopper.xml").write_text(text.replace('timestep="0.002"', 'timestep="0.001"'))
+    monkeypatch.chdir(tmp_path)
+    assert Hopper().dt == pytest.approx(0.008)
+    assert Hopper(xml_file="hopper.xml").dt == pytest.approx(0.004)
+
+
+@pytest.mark.parametrize("id", V5)
+def test_v5_reward_has_all_weights_of_v5(id):
+    """reward="v5" sets the weights that differ by default; one that is given goes before it."""
+    task = TASKS[id]
+    ours, v5 = task(reward="v5").parameters, task(**task.v5).parameters
+    weights = [name for name in ours if name.endswith("_weight") or name == "reward"]
+    assert {name: ours[name] for name in weights} == {name: v5[name] for name in weights}
+    for name in set(weights) - {"reward"}:
+        assert task(reward="v5", **{name: 0.25}).parameters[name] == 0.25
+
+
 @pytest.mark.parametrize(
     ("kwargs", "error", "message"),
     [
         ({"ctrl_cost_wieght": 1.0}, TypeError, r"Hopper has no parameter 'ctrl_cost_wieght'; did "
          r"you mean 'ctrl_cost_weight'\? It has 'forward_reward_weight', 'ctrl_cost_weight', "),
-        ({"zzz": 1.0}, TypeError, r"Hopper has no parameter 'zzz' It has 'forward_reward_weight'"),
+        ({"zzz": 1.0}, TypeError, r"Hopper has no parameter 'zzz'\. It has 'forward_reward_wei"),
+        ({"ctrl_cost_weight": "0.1"}, TypeError, "ctrl_cost_weight is a number, not '0.1'"),
+        ({"ctrl_cost_weight": float("nan")}, TypeError, "ctrl_cost_weight is a number, not nan"),
+        ({"healthy_z_range": (2, 1)}, TypeError, r"two numbers \(low, high\), not \(2, 1\)"),
         ({"ctrl_cost_weight": "much"}, TypeError, "ctrl_cost_weight is a number, not 'much'"),
         ({"healthy_z_range": 0.7}, TypeError, r"healthy_z_range is two numbers \(low, high\), not"),
         ({"healthy_z_range": (0, 1, 2)}, TypeError, r"two numbers \(low, high\), not \(0, 1, 2\)"),
@@ -241,7 +264,7 @@ def test_options_of_the_model(tmp_path):
         ({"frame_skip": True}, ValueError, "frame_skip must be an integer >= 1, not True"),
         ({"integrator": []}, ValueError, r"integrator \[\] is not one of \['euler', 'implicit"),
         ({"reset_noise_scale": -0.1}, ValueError, "reset_noise_scale is finite and >= 0, not -0.1"),
-        ({"reset_noise_scale": np.nan}, ValueError, "reset_noise_scale is finite and >= 0, not n"),
+        ({"reset_noise_scale": np.nan}, TypeError, "reset_noise_scale is a number, not nan"),
         ({"reset_noise_scale": np.inf}, ValueError, "reset_noise_scale is finite and >= 0, not i"),
         ({"ctrl_cost_weight": True}, TypeError, "ctrl_cost_weight is a number, not True"),
         ({"xml_file": "no.xml"}, FileNotFoundError, "'no.xml' is neither a file nor an asset"),

@@ -15,6 +15,7 @@ import diffenvs
 from diffenvs.testing import check_vector_env
 
 MODES = list(AutoresetMode)
+EARLY = r"truncated by the time limit of 9 steps, counted from its own start, but worlds \[.*\] are"
 SAME_STEP, NEXT_STEP, DISABLED = (
     AutoresetMode.SAME_STEP,
     AutoresetMode.NEXT_STEP,
@@ -34,7 +35,9 @@ class Walk(gym.vector.VectorEnv):
 
     shares_memory = ignores_seeds = resets_everything = takes_any_mask = False
     pops_options = uses_action_of_reset = forgets_mask = late = float_flags = False
-    shows_final_obs = steps_done_worlds = False
+    shows_final_obs = steps_done_worlds = shows_start_as_final_obs = False
+    mask_does_nothing = mask_keeps_clock = mask_keeps_pending = autoreset_keeps_clock = False
+    starts = 1.0  # width of the distribution
 
     def __init__(self, mode=SAME_STEP, num_envs=3):
         self.num_envs = num_envs
@@ -51,9 +54,15 @@ class Walk(gym.vector.VectorEnv):
 
     def _start(self, mask):
         for world in np.flatnonzero(mask):
-            self.x[world] = self.rng[world].uniform(-1, 1)
+            self.x[world] = self.starts * self.rng[world].uniform(-1, 1)
             self.elapsed[world] = 0
             self.done[world] = False
+
+    def _autoreset(self, mask):
+        elapsed = self.elapsed.copy()
+        self._start(mask)
+        if self.autoreset_keeps_clock:
+            self.elapsed = elapsed
 
     def _obs(self):
         return self.x if self.shares_memory else self.x.copy()
@@ -72,9 +81,16 @@ class Walk(gym.vector.VectorEnv):
                 raise TypeError("mask")
             if mask.shape != (self.num_envs,) or not mask.any():
                 raise ValueError("mask")
+        partial = "reset_mask" in (options or {})
         if self.pops_options and options:
             options.pop("reset_mask", None)
-        self._start(np.ones(self.num_envs, bool) if self.resets_everything else mask)
+        elapsed, done = self.elapsed.copy(), self.done.copy()
+        if not (partial and self.mask_does_nothing):
+            self._start(np.ones(self.num_envs, bool) if self.resets_everything else mask)
+        if partial and self.mask_keeps_clock:
+            self.elapsed = elapsed
+        if partial and self.mask_keeps_pending:
+            self.done = done
         return self._obs(), {"x": self.x[:, 0].copy(), "_x": np.array(mask)}
 
     def step(self, actions):
@@ -82,7 +98,7 @@ class Walk(gym.vector.VectorEnv):
         if self.mode is DISABLED and not self.steps_done_worlds:
             assert not fresh.any()
         reward = np.where(fresh, 0.0, 1.0)
-        self._start(fresh & (self.mode is NEXT_STEP))
+        self._autoreset(fresh & (self.mode is NEXT_STEP))
         moved = np.ones(self.num_envs, bool) if self.uses_action_of_reset else ~fresh
         self.x[moved] += 0.3 * actions[moved]
         self.elapsed[~fresh] += 1
@@ -92,7 +108,9 @@ class Walk(gym.vector.VectorEnv):
         info = {}
         if self.mode is SAME_STEP and self.done.any():
             final, ended = self.x.copy(), self.done.copy()
-            self._start(ended)
+            self._autoreset(ended)
+            if self.shows_start_as_final_obs:
+                final = self.x + 1e-3
             info = {"final_obs": final, "final_info": {"x": final[:, 0]}}
             info |= {"_final_obs": ended, "_final_info": ended}
             if self.forgets_mask:
@@ -176,6 +194,15 @@ def test_walk_passes(mode, num_envs):
         (SAME_STEP, "late", r"time limit of 9 steps ends an episode, but worlds \[.*\] go on"),
         (SAME_STEP, "float_flags", r"terminated is an array of shape \(3,\) and dtype bool, but"),
         (SAME_STEP, "shows_final_obs", r"obs of a world that ended is that of its next episode"),
+        (SAME_STEP, "shows_start_as_final_obs", r"info\['final_obs'\] that of its end, but they"),
+        *(
+            (mode, "mask_does_nothing", r"shows the start of another episode of world 0, which is")
+            for mode in (SAME_STEP, NEXT_STEP)
+        ),
+        *((mode, "mask_keeps_clock", EARLY) for mode in MODES),
+        (NEXT_STEP, "mask_keeps_pending", "a masked reset of world 0, which had ended, stands for"),
+        (SAME_STEP, "autoreset_keeps_clock", EARLY),
+        (NEXT_STEP, "autoreset_keeps_clock", EARLY),
         (DISABLED, "steps_done_worlds", r"with DISABLED stepping a done world is an error, but"),
     ],
 )
@@ -185,6 +212,41 @@ def test_broken_environments_are_caught(mode, fault, message):
     setattr(envs, fault, True)
     with pytest.raises(AssertionError, match=r"^Walk\(num_envs=3\): .*" + message):
         check_vector_env(envs, max_episode_steps=9)
+
+
+def test_masked_reset_that_does_nothing_is_caught_where_starts_are_the_same():
+    """Where all episodes start at one place a masked reset has to lead there."""
+    envs = Walk(SAME_STEP)
+    envs.starts = 0.0
+    check_vector_env(envs, max_episode_steps=9)
+    envs.mask_does_nothing = True
+    message = (
+        r"shows the start of an episode, \[-?0\.\], of world 0, .* but it is \[-?0\.\d+\] after"
+    )
+    with pytest.raises(AssertionError, match=message):
+        check_vector_env(envs, max_episode_steps=9)
+
+
+def test_truncation_before_the_limit_has_to_be_allowed():
+    """Episodes that something else than the known limit truncates are an error, unless allowed."""
+    message = r"the time limit of 20 steps.*after \[9.*\(only_limit_truncates=False allows it\)"
+    with pytest.raises(AssertionError, match=message):
+        check_vector_env(Walk(), max_episode_steps=20)
+    check_vector_env(Walk(), max_episode_steps=20, only_limit_truncates=False)
+
+
+def test_times_of_the_clock_in_info_are_ignored():
+    """What RecordEpisodeStatistics measures differs from run to run; other names may not."""
+
+    def recorded():
+        envs = gym.make_vec("CartPole-v1", 3, vectorization_mode="sync")
+        return gym.wrappers.vector.RecordEpisodeStatistics(envs)
+
+    check_vector_env(recorded(), keeps_options=False)
+    with pytest.raises(
+        AssertionError, match=r"with the same seed and actions step \d+ gives the sa"
+    ):
+        check_vector_env(recorded(), keeps_options=False, ignore_info=())
 
 
 @pytest.mark.parametrize(

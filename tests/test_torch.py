@@ -167,3 +167,41 @@ def test_warp_actions_in_a_torch_environment(make):
     before = envs.state.qpos
     envs.grad_step(action)
     assert not torch.equal(envs.state.qpos, before)
+
+
+def test_backward_twice_needs_retain_graph(vector):
+    """As elsewhere in torch, a graph is differentiated twice only if it was retained."""
+    envs = vector("DiffHopper-v0", arrays="torch")
+    actions = torch.zeros(envs.action_space.shape, requires_grad=True)
+    actions = actions.to(envs.state.qpos.device)
+    total = envs.grad_step(actions)[1].sum()
+    total.backward(retain_graph=True)
+    total.backward()
+    with pytest.raises(RuntimeError, match="backward through the graph a second time"):
+        total.backward()
+
+
+def test_observation_changed_in_place_is_noticed(vector):
+    """reset of some worlds returns what the others saw, so it must not have been changed."""
+    envs = vector("DiffHopper-v0", arrays="torch", autoreset_mode="DISABLED")
+    actions = torch.zeros(envs.action_space.shape, device=envs.state.qpos.device)
+    mask = np.array([True, False, False])
+    obs = envs.step(actions)[0]
+    kept = obs.clone()
+    obs.mul_(10.0)  # nothing has a history here
+    again = envs.reset(options={"reset_mask": mask})[0]
+    torch.testing.assert_close(again[1:], kept[1:])
+    obs = envs.grad_step(actions)[0]
+    obs.mul_(10.0)
+    with pytest.raises(RuntimeError, match="observations of the last grad_step were changed in pl"):
+        envs.reset(options={"reset_mask": mask})
+
+
+@pytest.mark.skipif(wp.get_preferred_device().is_cuda, reason="looking would wait for the device")
+def test_action_that_is_not_finite_is_refused(vector):
+    """On the CPU, where looking costs little, torch's actions are looked at as NumPy's are."""
+    envs = vector("DiffHopper-v0", arrays="torch")
+    actions = torch.zeros(envs.action_space.shape)
+    actions[1, 0] = torch.nan
+    with pytest.raises(ValueError, match="Hopper: actions must be finite"):
+        envs.grad_step(actions)

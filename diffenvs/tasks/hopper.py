@@ -21,7 +21,7 @@ Start: the reference configuration plus U(-1, 1) * reset_noise_scale on qpos and
 is truncated after 1000 steps of 0.008 s.
 
 Differences from Hopper-v5. The integrator is implicitfast (one force evaluation per 0.002 s
-instead of the four of RK4; integrator="euler" is the other choice). No gradient: the survive
+instead of the four of RK4; integrator="rk4" is that of v5). No gradient: the survive
 reward and termination are steps; clipped velocities; beyond [-1, 1] an action reaches the reward
 through its cost only.
 """

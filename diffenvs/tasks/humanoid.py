@@ -23,9 +23,9 @@ Behind them, each if include_<name>_in_observation=True, of the 13 bodies or 17 
 
 cinert, cvel and cfrc_ext are in world axes, about the centre of mass of the robot. The first three
 follow from the entries before them and from the action, so by default they are left out; contact
-forces do not, and are left out as well. All four, contact_cost_weight=5e-7 and integrator="rk4"
-make it Humanoid-v5, with its 348 entries. exclude_current_positions_from_observation=False puts x
-and y (m) in front.
+forces do not, and are left out as well. Forces are 0 at the start of an episode. All four,
+contact_cost_weight=5e-7 and integrator="rk4" make it Humanoid-v5, with its 348 entries.
+exclude_current_positions_from_observation=False puts x and y (m) in front.
 
 Reward: reward_forward (x velocity of the centre of mass over the step, m/s, times
 forward_reward_weight) + reward_survive (healthy_reward while healthy) + reward_ctrl

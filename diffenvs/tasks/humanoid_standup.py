@@ -3,20 +3,19 @@
 Action (17) and observation (45, or 348 with all four include_..._in_observation) are those of
 DiffHumanoid-v0, `diffenvs.tasks.humanoid`.
 
-Reward: reward_linup (height of the torso, m, over the timestep of 0.003 s, times uph_cost_weight)
-+ reward_quadctrl (-ctrl_cost_weight * |action|^2) + reward_impact (-impact_cost_weight *
-|cfrc_ext|^2, the cost clipped to impact_cost_range) + 1. Never terminates. Start: lying, plus
-U(-1, 1) on qpos and qvel, times reset_noise_scale. An episode is truncated after 1000 steps of
-0.015 s.
+Reward: reward_linup (height of the torso, m, over the timestep of 0.003 s) + reward_quadctrl
+(-ctrl_cost_weight * |action|^2) + reward_impact (-impact_cost_weight * |cfrc_ext|^2, the cost
+clipped to impact_cost_range) + 1. Never terminates. Start: lying, plus U(-1, 1) on qpos and qvel,
+times reset_noise_scale. An episode is truncated after 1000 steps of 0.015 s.
 
 Differences from HumanoidStandup-v5. The integrator is implicitfast (one force evaluation per
 0.003 s instead of the four of RK4) and the solver Newton instead of PGS; by default the observation
 is that of the state alone, and impact_cost_weight is 0: all four includes, impact_cost_weight=5e-7
 and integrator="rk4" make it HumanoidStandup-v5. cinert and cvel are those of the state, where v5
-has them one stage of the integrator older. uph_cost_weight, which v5 takes and does not use, is
-used. The tendons of the model, which transmit nothing, are not in info. No gradient: an impact cost
-outside its range is constant, and contact forces jump where a contact begins; beyond +-0.4 an
-action reaches the reward through its cost only.
+has them one stage of the integrator older. uph_cost_weight, which v5 takes and does not use, can
+only be 1. The tendons of the model, which transmit nothing, are not in info. No gradient: an
+impact cost outside its range is constant, and contact forces jump where a contact begins; beyond
++-0.4 an action reaches the reward through its cost only.
 """
 
 import warp as wp
@@ -31,7 +30,6 @@ class HumanoidStandupParams:
 
     timestep: float  # s, of the physics
     init_height: float  # m
-    uph_cost_weight: float  # s/m
     ctrl_cost_weight: float
     impact_cost_weight: float  # per N^2
     impact_cost_range: wp.vec2
@@ -76,7 +74,7 @@ def humanoid_standup_outputs(
         effort += action_in[world, i] * action_in[world, i]
     impact_cost = p.impact_cost_weight * sum_of_squares(world, cfrc_ext_in)
 
-    linup = p.uph_cost_weight * height / p.timestep
+    linup = height / p.timestep
     ctrl = -p.ctrl_cost_weight * effort
     impact = -wp.clamp(impact_cost, p.impact_cost_range[0], p.impact_cost_range[1])
     reward_out[world] = linup + ctrl + impact + 1.0
@@ -113,7 +111,6 @@ class HumanoidStandup(Humanoid):
     step_info = ("reward_linup", "reward_quadctrl", "reward_impact")
     camera = {"distance": 3.0, "elevation": -15.0, "trackbodyid": 1, "type": 1}
     defaults = {
-        "uph_cost_weight": 1.0,
         "ctrl_cost_weight": 0.1,
         "impact_cost_weight": 0.0,
         "impact_cost_range": (-float("inf"), 10.0),
@@ -124,6 +121,7 @@ class HumanoidStandup(Humanoid):
         "include_qfrc_actuator_in_observation": False,
         "include_cfrc_ext_in_observation": False,
     }
+    refused = {"uph_cost_weight": (1, "HumanoidStandup-v5 takes it and does not use it")}
 
     def derived(self) -> dict[str, float]:
         """Return the physics timestep (s) and the height at which the torso starts (m)."""

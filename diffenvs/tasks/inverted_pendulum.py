@@ -63,11 +63,12 @@ def inverted_pendulum_outputs(
     obs_out[world, 2] = velocity
     obs_out[world, 3] = angular_velocity
 
-    upright = wp.abs(angle) <= 0.2 and wp.isfinite(x)
-    upright = upright and wp.isfinite(velocity) and wp.isfinite(angular_velocity)
+    finite = wp.isfinite(x) and wp.isfinite(angle)
+    finite = finite and wp.isfinite(velocity) and wp.isfinite(angular_velocity)
+    upright = finite and wp.abs(angle) <= 0.2
     survive = wp.where(upright, 1.0, 0.0)
     terminated_out[world] = not upright
-    if p.reward == SMOOTH:
+    if p.reward == SMOOTH and finite:
         lean = -10.0 * angle * angle
         position = -0.1 * x * x
         speed = -0.01 * (velocity * velocity + angular_velocity * angular_velocity)
