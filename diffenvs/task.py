@@ -19,6 +19,9 @@ step, kinematics of both, forces of the last physics step. `mujoco.MjData` holds
 one forward pass old after a step; these are fresh, so a reward on the position of a body sees all
 that the action did to it.
 
+Every thread writes every entry of its row of the outputs, with `=`, and nothing else, and reads the
+rows of its own world; `diffenvs.kernel_trial` sees to that when an environment is made.
+
 Warp differentiates the kernel, which asks something of it: a variable that is changed in a loop is
 a sum, and a norm is kept away from zero, where it has no derivative.
 """
@@ -86,7 +89,8 @@ class Task:
     params: ClassVar[Any]
     """`wp.struct` of the kernel. Each field is a keyword of `defaults` or a key of `derived`."""
     defaults: ClassVar[dict[str, Any]]
-    """Every keyword of the task with its default: a flag, a number, a range or a choice."""
+    """Every keyword of the task with its default: a flag, a number, a range or a choice. A default
+    that is an integer takes integers only, unless it fills a float field of `params`."""
     choices: ClassVar[dict[str, tuple[str, ...]]] = {}
     """Keywords that are strings: name -> what is accepted. The kernel gets the place in it."""
     refused: ClassVar[dict[str, tuple[Any, str]]] = {}
