@@ -30,6 +30,7 @@ from typing import Any, NamedTuple
 import warp as wp
 
 from diffenvs import env_kernels as kernels
+from diffenvs.kernel_trial import try_kernel
 from diffenvs.physics import Physics, State
 from diffenvs.physics.tape import paused_tape
 from diffenvs.step_fields import StepFields
@@ -116,6 +117,7 @@ class Rollout:
         nconmax: int | None = None,
         njmax: int | None = None,
     ) -> None:
+        try_kernel(task, device)
         self.task = task
         self.num_envs = num_envs
         self.device = device

@@ -19,6 +19,9 @@ step, kinematics of both, forces of the last physics step. `mujoco.MjData` holds
 one forward pass old after a step; these are fresh, so a reward on the position of a body sees all
 that the action did to it.
 
+Every thread writes every entry of its row of the outputs, with `=`, and nothing else, and reads the
+rows of its own world; `diffenvs.kernel_trial` sees to that when an environment is made.
+
 Warp differentiates the kernel, which asks something of it: a variable that is changed in a loop is
 a sum, and a norm is kept away from zero, where it has no derivative.
 """
@@ -26,7 +29,6 @@ a sum, and a norm is kept away from zero, where it has no derivative.
 from __future__ import annotations
 
 import difflib
-import inspect
 from importlib.resources import files
 from pathlib import Path
 from typing import Any, ClassVar
@@ -37,15 +39,20 @@ import warp as wp
 
 from diffenvs.env_kernels import reset_worlds
 from diffenvs.physics import State
-from diffenvs.step_fields import READABLE
+from diffenvs.task_checks import (
+    NOISE,
+    check_task_class,
+    field_type,
+    is_integer,
+    is_number,
+    is_range,
+)
 
-OUTPUTS = ("obs_out", "reward_out", "terminated_out", "info_out")
 INTEGRATORS = {
     "euler": mujoco.mjtIntegrator.mjINT_EULER,
     "implicitfast": mujoco.mjtIntegrator.mjINT_IMPLICITFAST,
     "rk4": mujoco.mjtIntegrator.mjINT_RK4,
 }
-NOISE = {"uniform": 0, "normal": 1}
 
 
 def pays(name: str) -> bool:
@@ -82,7 +89,8 @@ class Task:
     params: ClassVar[Any]
     """`wp.struct` of the kernel. Each field is a keyword of `defaults` or a key of `derived`."""
     defaults: ClassVar[dict[str, Any]]
-    """Every keyword of the task with its default: a flag, a number, a range or a choice."""
+    """Every keyword of the task with its default: a flag, a number, a range or a choice. A default
+    that is an integer takes integers only, unless it fills a float field of `params`."""
     choices: ClassVar[dict[str, tuple[str, ...]]] = {}
     """Keywords that are strings: name -> what is accepted. The kernel gets the place in it."""
     refused: ClassVar[dict[str, tuple[Any, str]]] = {}
@@ -107,27 +115,8 @@ class Task:
     """Attributes of the viewer's free camera, as Gymnasium's `default_camera_config`."""
 
     def __init_subclass__(cls) -> None:
-        """Refuse a kernel that does not have the arguments that its class promises."""
-        unknown = [field for field in cls.reads if field not in READABLE]
-        if unknown:
-            raise TypeError(
-                f"{cls.__name__} reads {unknown}, which the adjoint of a step cannot start from; "
-                f"a task reads from {list(READABLE)}"
-            )
-        wanted = ["p", *(f"{field}_in" for field in cls.reads), *OUTPUTS]
-        found = list(inspect.signature(cls.kernel.func).parameters)
-        unknown = [field for field in cls.reads_if if field not in cls.reads]
-        unknown += [k for names in cls.reads_if.values() for k in names if k not in cls.defaults]
-        if unknown:
-            raise TypeError(
-                f"reads_if of {cls.__name__} names {unknown}: its keys are entries of reads, and "
-                "its values keywords of defaults"
-            )
-        if found != wanted:
-            raise TypeError(
-                f"the outputs kernel of {cls.__name__} has the arguments {found}; its `reads` "
-                f"asks for {wanted}"
-            )
+        """Refuse attributes that do not fit together, such as a kernel of other arguments."""
+        check_task_class(cls)
 
     def __init__(
         self,
@@ -139,14 +128,21 @@ class Task:
         self.name = type(self).__name__
         self.parameters = self._merge(parameters)
         self.mjm = self._load(xml_file, integrator)
-        self.nstep = self.frame_skip if frame_skip is None else frame_skip
-        if not isinstance(self.nstep, int | np.integer) or self.nstep < 1:
-            raise ValueError(f"{self.name}: frame_skip must be an integer >= 1, not {frame_skip!r}")
-        self.nstep = int(self.nstep)
+        nstep = self.frame_skip if frame_skip is None else frame_skip
+        if not is_integer(nstep) or nstep < 1:
+            raise ValueError(f"{self.name}: frame_skip must be an integer >= 1, not {nstep!r}")
+        self.nstep = int(nstep)
         self.dt = float(self.mjm.opt.timestep) * self.nstep
         self.init_qpos, self.init_qvel = self._start()
-        self.obs_size = self.observation_size()
+        self.obs_size = self._observation_size()
         self.p = self._struct()
+        options = self.kernel.module.options | self.kernel.options
+        if not options["enable_backward"]:
+            raise TypeError(
+                f"{self.name}: the outputs kernel {self.kernel.key} has no adjoint, because it or "
+                "its module has enable_backward=False, and with it there is no gradient. Leave "
+                "that option out"
+            )
 
     def _merge(self, given: dict[str, Any]) -> dict[str, Any]:
         """Return the defaults with `given` put in, every value checked against its default."""
@@ -168,12 +164,15 @@ class Task:
                 raise TypeError(f"{self.name} has no parameter {name!r}{hint} It has {names}")
             else:
                 values[name] = self._convert(name, value, self.defaults[name])
+        scale = values.get("reset_noise_scale", 0.0)
+        if not 0.0 <= scale < float("inf"):
+            raise ValueError(f"{self.name}: reset_noise_scale is finite and >= 0, not {scale!r}")
         return values
 
     def _convert(self, name: str, value: Any, default: Any) -> Any:
         """Return `value` in the type of `default`: a flag, a choice, a range or a number."""
         if name in self.choices:
-            if value in self.choices[name]:
+            if isinstance(value, str) and value in self.choices[name]:
                 return value
             accepted = list(self.choices[name])
             raise ValueError(f"{self.name}: {name}={value!r} is not one of {accepted}")
@@ -181,19 +180,22 @@ class Task:
             if isinstance(value, bool | np.bool_):
                 return bool(value)
             raise TypeError(f"{self.name}: {name} is True or False, not {value!r}")
-        wanted = "two numbers (low, high)" if isinstance(default, tuple) else "a number"
-        try:
-            numbers = tuple(value) if isinstance(default, tuple) else (value,)
-            if any(isinstance(x, str) or np.isnan(x) for x in numbers):
-                raise ValueError
-            if not isinstance(default, tuple):
+        dtype = field_type(type(self), name)
+        if isinstance(default, tuple):
+            wanted = "two numbers (low, high)"
+            if isinstance(value, list | np.ndarray):
+                value = tuple(value)
+            if is_range(value):
+                return float(value[0]), float(value[1])
+        elif is_integer(default) and not wp.types.type_is_float(dtype):
+            wanted = "an integer"
+            if is_integer(value):
+                return int(value)
+        else:
+            wanted = "a number"
+            if is_number(value):
                 return float(value)
-            low, high = map(float, numbers)
-            if low > high:
-                raise ValueError
-            return low, high
-        except (TypeError, ValueError):
-            raise TypeError(f"{self.name}: {name} is {wanted}, not {value!r}") from None
+        raise TypeError(f"{self.name}: {name} is {wanted}, not {value!r}")
 
     def _load(self, xml_file: str | None, integrator: str | None) -> mujoco.MjModel:
         """Compile the model, from MJCF text, from a path or from `envs_assets`.
@@ -216,7 +218,7 @@ class Task:
                     f"{self.name}: {xml!r} is neither a file nor an asset of `envs_assets`"
                 )
         if integrator is not None:
-            if integrator not in INTEGRATORS:
+            if not isinstance(integrator, str) or integrator not in INTEGRATORS:
                 raise ValueError(
                     f"{self.name}: integrator {integrator!r} is not one of {list(INTEGRATORS)}"
                 )
@@ -230,13 +232,39 @@ class Task:
     def _struct(self) -> Any:
         """Fill the kernel's struct from the parameters and from what follows from the model."""
         p = self.params()
-        values = self.parameters | self.derived()
+        try:
+            derived = self.derived()
+        except (KeyError, IndexError) as error:
+            raise ValueError(
+                f"{self.name}: its derived() asks for what the model (nq={self.mjm.nq}, "
+                f"nv={self.mjm.nv}, nbody={self.mjm.nbody}) does not have: {error.args[0]}. With "
+                f"an xml_file, use a robot of the task's kind, or a task of your own"
+            ) from error
+        values = self.parameters | derived
+        unknown = [field for field in self.params.vars if field not in values]
+        if unknown:
+            raise TypeError(
+                f"{self.name}: nothing fills the fields {unknown} of {self.params.key}; each is "
+                f"a keyword of `defaults`, {list(self.defaults)}, or a key of derived(), "
+                f"{list(derived)}"
+            )
         for field in self.params.vars:
             value = values[field]
             if field in self.choices:
                 value = self.choices[field].index(value)
             setattr(p, field, wp.vec2(*value) if isinstance(value, tuple) else value)
         return p
+
+    def _observation_size(self) -> int:
+        """Return `observation_size()`, checked."""
+        size = self.observation_size()
+        if not is_integer(size) or size < 1:
+            raise ValueError(
+                f"{self.name}: an observation has an integer >= 1 of entries (`obs_dim` or "
+                f"observation_size()), not {size!r}; the model has nq={self.mjm.nq}, "
+                f"nv={self.mjm.nv}"
+            )
+        return int(size)
 
     def observation_size(self) -> int:
         """Return the length of the observation under the present parameters."""
@@ -258,6 +286,13 @@ class Task:
         """Return the state around which episodes start: a key frame or the reference."""
         if self.init_key is None:
             return self.mjm.qpos0.copy(), np.zeros(self.mjm.nv)
+        names = [self.mjm.key(i).name for i in range(self.mjm.nkey)]
+        if self.init_key not in names:
+            raise ValueError(
+                f"{self.name}: episodes start at the key frame {self.init_key!r} (`init_key`), "
+                f"which the model does not have; it has {names}. Add it to the <keyframe> of "
+                "the MJCF"
+            )
         key = self.mjm.key(self.init_key)
         return key.qpos.copy(), key.qvel.copy()
 

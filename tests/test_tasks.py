@@ -261,6 +261,12 @@ def test_v5_reward_has_all_weights_of_v5(id):
         ({"reward": "mine"}, ValueError, "accepts only reward='v5': its reward is that of Hopper"),
         ({"frame_skip": 0}, ValueError, "frame_skip must be an integer >= 1, not 0"),
         ({"frame_skip": 1.5}, ValueError, "frame_skip must be an integer >= 1, not 1.5"),
+        ({"frame_skip": True}, ValueError, "frame_skip must be an integer >= 1, not True"),
+        ({"integrator": []}, ValueError, r"integrator \[\] is not one of \['euler', 'implicit"),
+        ({"reset_noise_scale": -0.1}, ValueError, "reset_noise_scale is finite and >= 0, not -0.1"),
+        ({"reset_noise_scale": np.nan}, TypeError, "reset_noise_scale is a number, not nan"),
+        ({"reset_noise_scale": np.inf}, ValueError, "reset_noise_scale is finite and >= 0, not i"),
+        ({"ctrl_cost_weight": True}, TypeError, "ctrl_cost_weight is a number, not True"),
         ({"xml_file": "no.xml"}, FileNotFoundError, "'no.xml' is neither a file nor an asset"),
     ],
 )  # fmt: skip
@@ -270,25 +276,163 @@ def test_construction_refuses(kwargs, error, message):
         Hopper(**kwargs)
 
 
-def test_task_class_is_checked():
-    """A task that reads what has no adjoint, or whose kernel has other arguments, is no class."""
-    with pytest.raises(TypeError, match=r"Blind reads \['xmat'\], which the adjoint"):
+@wp.kernel(enable_backward=False)
+def _no_adjoint(
+    p: CartPoleSwingUpParams,
+    # In:
+    qpos_in: wp.array2d[float],
+    qvel_in: wp.array2d[float],
+    action_in: wp.array2d[float],
+    # Out:
+    obs_out: wp.array2d[float],
+    reward_out: wp.array[float],
+    terminated_out: wp.array[wp.bool],
+    info_out: wp.array2d[float],
+):
+    """Never launched."""
 
-        class Blind(Task):
-            kernel = CartPoleSwingUp.kernel
-            reads = ("qpos", "xmat")
-            params = CartPoleSwingUpParams
 
+@wp.struct
+class _MixedParams:
+    """A field of each kind."""
+
+    number: float
+    count: int
+    flag: wp.bool
+    limits: wp.vec2
+
+
+MIXED = {"number": 1, "count": 2, "flag": True, "limits": (0.0, 1.0)}
+
+
+def _define(**attributes):
+    """A cart-pole with other attributes."""
+    return type("Odd", (CartPoleSwingUp,), attributes)
+
+
+def _mixed(**defaults):
+    """A cart-pole with a keyword of each kind, with other defaults."""
+    return _define(params=_MixedParams, defaults=MIXED | defaults)
+
+
+@pytest.mark.parametrize(
+    ("attributes", "message"),
+    [
+        ({"reads": ("qpos", "xmat")}, r"Odd reads \['xmat'\], which the adjoint of a step cannot"),
+        ({"reads": ("qpos", "action")}, r"kernel of Odd has the arguments \['p', 'qpos_in', 'q"),
+        ({"reads": ("qpos")}, r"Odd: reads is a tuple of names, not 'qpos'; one name is \('q"),
+        ({"state_info": ("angle")}, r"state_info is a tuple of names, not 'angle'; one name is \("),
+        ({"step_info": (1,)}, r"step_info is a tuple of names, not \(1,\)$"),
+        ({"step_info": ("angle",)}, r"state_info and step_info name \['angle'\] more than once"),
+        ({"reads_if": {"qpos": "upright_weight"}}, r"reads_if\['qpos'\] is a tuple of names, not"),
+        ({"reads_if": {"qpos": ("uprite",)}}, r"Odd: reads_if\['qpos'\] .* not \['uprite'\]"),
+        ({"reads_if": {"xpos": ("upright_weight",)}}, r"reads_if\['xpos'\] is for a field of `re"),
+        ({"choices": {"reward": "v5"}}, r"choices\['reward'\] is a tuple of names, not 'v5'"),
+        ({"reset_noise": ("normal", "gauss")}, r"reset_noise is a pair, .* of \['uniform', 'norm"),
+        ({"reset_noise": "normal"}, "reset_noise is a pair, .*, not 'normal'"),
+        ({"kernel": len}, "kernel is a function with @wp.kernel, not <built-in function len>"),
+        ({"params": dict}, "params is a class with @wp.struct, not <class 'dict'>"),
+    ],
+)  # fmt: skip
+def test_task_class_is_checked(attributes, message):
+    """Attributes that contradict the kernel or each other are refused when the class is defined."""
+    with pytest.raises(TypeError, match=message):
+        _define(**attributes)
+
+
+def test_required_attributes():
+    """A task without one of the attributes that every task has is told which."""
     with pytest.raises(
-        TypeError, match=r"reads_if of Frugal names \['xpos', 'no_weight'\]"
+        TypeError, match=r"Bare lacks \['xml', 'frame_skip', 'params', 'defaults'\]; e"
     ):
 
-        class Frugal(Hopper):
-            reads_if = {"xpos": ("no_weight",)}
-
-    with pytest.raises(TypeError, match=r"has the arguments \['p', 'qpos_in', 'qvel_in', 'action_"):
-
-        class Deaf(Task):
+        class Bare(Task):
             kernel = CartPoleSwingUp.kernel
-            reads = ("qpos", "action")
-            params = CartPoleSwingUpParams
+
+
+@pytest.mark.parametrize(
+    ("defaults", "message"),
+    [
+        ({"number": None}, "Odd: the default of number is True or False, a number, .* not None"),
+        ({"limits": (0, 1, 2)}, r"the default of limits is True or False, .* not \(0, 1, 2\)"),
+        ({"limits": [0, 1]}, r"a tuple of two numbers \(low, high\), .* not \[0, 1\]"),
+        ({"other": "fast"}, "the default of other is .* or one of its `choices`, not 'fast'"),
+        ({"number": True}, "default True of number asks for a wp.bool field .* of type float32"),
+        ({"flag": 1}, "default 1 of flag asks for an int or a float field .* of type bool"),
+        ({"count": 1.5}, "default 1.5 of count asks for a float field .* of type int32"),
+        ({"number": (0.0, 1.0)}, "asks for a wp.vec2 field of the struct _MixedParams"),
+    ],
+)
+def test_defaults_are_checked(defaults, message):
+    """A default is of a kind that keywords have, and of the kind of its field."""
+    with pytest.raises(TypeError, match=message):
+        _mixed(**defaults)
+
+
+def test_default_of_a_choice():
+    """The default of a choice is one of its choices."""
+    with pytest.raises(
+        TypeError, match=r"the default of count is one of its choices, \['a', 'b'\]"
+    ):
+        _define(params=_MixedParams, defaults=MIXED, choices={"count": ("a", "b")})
+
+
+def test_numbers_keep_their_kind():
+    """An int field takes integers, a float field any number, and neither takes a flag."""
+    task = _mixed()(number=0.5, count=np.int64(7), limits=np.array([1, 2]))
+    assert (task.p.number, task.p.count, task.parameters["count"]) == (0.5, 7, 7)
+    assert type(task.parameters["count"]) is int
+    assert tuple(task.p.limits) == (1.0, 2.0)
+    for kwargs, message in (
+        ({"count": 1.5}, "Odd: count is an integer, not 1.5"),
+        ({"count": True}, "Odd: count is an integer, not True"),
+        ({"number": True}, "Odd: number is a number, not True"),
+        ({"limits": (0, None)}, r"Odd: limits is two numbers \(low, high\), not \(0, None\)"),
+    ):
+        with pytest.raises(TypeError, match=message):
+            _mixed()(**kwargs)
+
+
+def test_struct_fields_without_a_value():
+    """A field of the struct that nothing fills is named."""
+    task = _define(params=_MixedParams, defaults={"number": 1.0, "flag": True})
+    with pytest.raises(
+        TypeError, match=r"nothing fills the fields \['count', 'limits'\] of _Mixed"
+    ):
+        task()
+
+
+def test_kernel_needs_its_adjoint():
+    """A kernel without an adjoint would be noticed in the first backward only."""
+    with pytest.raises(TypeError, match="kernel _no_adjoint has no adjoint, because it or its mod"):
+        _define(kernel=_no_adjoint)()
+
+
+SLIDER = """<mujoco><worldbody><body name="cart"><joint type="slide"/><geom size=".1"/></body>
+</worldbody></mujoco>"""
+
+
+@pytest.mark.parametrize(
+    ("id", "message"),
+    [
+        ("DiffReacher-v0", r"\(nq=1, nv=1, nbody=2\) does not have: \"?Invalid name 'fingertip'"),
+        ("DiffPusher-v0", "does not have: \"?Invalid name 'tips_arm'"),
+        (
+            "DiffHumanoidStandup-v0",
+            "an observation has .* not 0; the model has nq=1, nv=1",
+        ),
+        ("DiffCartPoleSwingUp-v0", r"the key frame 'hanging' .* does not have; it has \[\]"),
+        ("DiffWalker2d-v0", "does not have: index 1 is out of bounds for axis 0"),
+    ],
+)
+def test_robot_without_what_the_task_names(id, message):
+    """Another robot that lacks a body, a joint or a key frame of the task."""
+    with pytest.raises(ValueError, match=f"{TASKS[id].__name__}: .*{message}"):
+        TASKS[id](xml_file=SLIDER)
+
+
+@pytest.mark.parametrize("size", [0, 2.0, True])
+def test_observation_size_is_checked(size):
+    """An observation has at least one entry, and a whole number of them."""
+    with pytest.raises(ValueError, match=f"has an integer >= 1 of entries .* not {size!r}"):
+        _define(obs_dim=size)()
