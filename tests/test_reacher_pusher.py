@@ -1,5 +1,8 @@
 """Reacher and Pusher: where episodes start, the reward at the goal, what moves the object."""
 
+import re
+from importlib.resources import files
+
 import gymnasium as gym
 import numpy as np
 import pusher_play
@@ -151,3 +154,12 @@ def test_actions_move_the_object_by_touch_alone(make):
     moved = np.abs(envs.backward(adj_obs, None)).max(axis=(0, 2))
     assert (moved[n // 2 :] == 0.0).all()
     assert np.sum(moved[: n // 2] > 1e-4) >= n // 4
+
+
+def test_pusher_refuses_a_goal_without_joints():
+    """The start state is for eleven joints, and would be written beyond fewer."""
+    text = files("envs_assets").joinpath("pusher.xml").read_text()
+    text, removed = re.subn(r'<joint name="goal_slide[xy]"[^>]*/>', "", text)
+    assert removed == 2
+    with pytest.raises(ValueError, match="does not have: 7 joints of the arm, two of the object"):
+        Pusher(xml_file=text)
