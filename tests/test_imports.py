@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from diffenvs import TASKS
@@ -72,10 +73,12 @@ def test_import_loads_no_simulator():
 
 
 def test_import_is_fast():
-    """`import diffenvs` takes less than 0.3 s on top of Gymnasium, at the best of three tries."""
-    code = "import time, gymnasium; t = time.perf_counter(); import diffenvs; "
-    seconds = [float(_python(code + "print(time.perf_counter() - t)")) for _ in range(3)]
-    assert 0 < min(seconds) < 0.3
+    """`import diffenvs`, Gymnasium included, takes less than 0.3 s of a CPU; best of five tries."""
+    code = "import time; start = time.process_time(); import gymnasium; theirs = time.process_time()"
+    code += "\nimport diffenvs; print(theirs - start, time.process_time() - theirs)"
+    times = np.array([_python(code).split() for _ in range(5)], dtype=float)
+    assert times.min(axis=0).sum() < 0.3
+    assert times[:, 1].min() < 0.05  # what we add to it
 
 
 def test_registry_lists_the_suite_under_one_heading():
