@@ -152,6 +152,7 @@ class Pusher(Task):
 
     def derived(self) -> dict[str, float]:
         """Return the bodies whose distances are the reward."""
+        bodies = {name: self.mjm.body(name).id for name in ("tips_arm", "object", "goal")}
         if self.mjm.nq < ARM + 4:
             raise IndexError(f"{ARM} joints of the arm, two of the object and two of the goal")
-        return {name: self.mjm.body(name).id for name in ("tips_arm", "object", "goal")}
+        return bodies
