@@ -214,7 +214,8 @@ def test_gradient_does_not_depend_on_threads(ant):
     physics.launch_step(state, ctrl, out, record)
     adj_out, found = physics.make_state(), {}
     adj_out.qpos.fill_(1.0)
-    assert record.substeps[0].d.nefc.numpy().max() >= 8  # at least two contacts
+    d = record.substeps[0].d
+    assert (d.nefc.numpy() - d.nl.numpy()).max() >= 6  # two contacts of three rows
     for slots in (1, 3, 8):
         physics._workspace.slots = slots
         adj = physics.make_state()
