@@ -177,6 +177,7 @@ def _limit_vjp(
     Jaref_in: wp.array2d[float],
     # In:
     slots: int,
+    with_tendons: bool,
     discrete: bool,
     mu_in: wp.array2d[float],
     # Out:
@@ -188,7 +189,9 @@ def _limit_vjp(
     h = opt_timestep[worldid % opt_timestep.shape[0]]
     first = ne_in[worldid] + nf_in[worldid]
     for efcid in range(first + slot, wp.min(first + nl_in[worldid], Jaref_in.shape[1]), slots):
-        if efc_type_in[worldid, efcid] != _LIMIT_JOINT or Jaref_in[worldid, efcid] >= 0.0:
+        if Jaref_in[worldid, efcid] >= 0.0:
+            continue
+        if with_tendons and efc_type_in[worldid, efcid] != _LIMIT_JOINT:
             continue
         jntid = efc_id_in[worldid, efcid]
         adr = jnt_dofadr[jntid]
@@ -265,6 +268,7 @@ def limit_vjp(m: mjw.Model, flags: Flags, s: Substep, ws: Workspace, adj: Cotang
             d.efc.force,
             s.solver_Jaref,
             ws.slots,
+            flags.tendon_limit,
             flags.discrete,
             ws.joint_mu,
         ],

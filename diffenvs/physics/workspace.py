@@ -59,6 +59,7 @@ class Flags:
     shapes: bool  # geoms collide that need contact_shape_vjp
     curved: bool  # or contact_refine
     surfacevel: bool  # surfaces of geoms move
+    row_types: bool  # joints and tendons share the rows of limits or of friction loss
     manifolds: bool  # geoms collide that need manifold_vjp
 
     @classmethod
@@ -99,6 +100,8 @@ class Flags:
         pair = pair or implicit_matrix
         equality = enabled(_DSBL.mjDSBL_CONSTRAINT, _DSBL.mjDSBL_EQUALITY)
 
+        tendon = _tendon_flags(mjm, enabled)
+
         def has_equality(*types: mujoco.mjtEq) -> bool:
             return equality and bool(np.isin(mjm.eq_type, [int(t) for t in types]).any())
 
@@ -129,7 +132,8 @@ class Flags:
             manifolds=has_manifolds(mjm),
             curved=has_curved(mjm),
             surfacevel=bool(mjm.geom_surfacevel.any()),
-            **_tendon_flags(mjm, enabled),
+            row_types=discrete or tendon["friction"] or tendon["tendon_limit"],
+            **tendon,
             joint_equality=has_equality(_EQ.mjEQ_JOINT),
             body_equality=has_equality(_EQ.mjEQ_CONNECT, _EQ.mjEQ_WELD),
         )
