@@ -32,6 +32,7 @@ import warp as wp
 from diffenvs import env_kernels as kernels
 from diffenvs.kernel_trial import try_kernel
 from diffenvs.physics import Physics, State
+from diffenvs.physics.load import load_kernels
 from diffenvs.physics.tape import paused_tape
 from diffenvs.step_fields import StepFields
 from diffenvs.task import Task
@@ -420,6 +421,7 @@ class Rollout:
         if kind not in self._loaded:
             self._loaded.add(kind)
             with paused_tape():
+                load_kernels(self.device, launch)
                 launch()
             return
         graph = slot.graphs.get(name)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import warp as wp
 
 from .inputs import Inputs, accumulate_vectors, copy_inputs
+from .load import load_kernels
 
 if TYPE_CHECKING:
     from .step import Physics, State
@@ -38,6 +39,7 @@ def paused_tape() -> Iterator[None]:
 def captured(device: wp.Device, launches: Callable[[], None]) -> wp.Graph:
     """A graph of the launches, which are run first: a capture may not load kernels."""
     with wp.ScopedDevice(device), paused_tape():
+        load_kernels(device, launches)
         launches()
         with wp.ScopedCapture() as capture:
             launches()
