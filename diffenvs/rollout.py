@@ -420,8 +420,11 @@ class Rollout:
         kind = (name, slot.record is None)
         if kind not in self._loaded:
             self._loaded.add(kind)
+            launches = [launch]
+            if name == "step" and slot.record is not None:
+                launches.append(lambda: self._launch_backward(slot, self.adj))
             with paused_tape():
-                load_kernels(self.device, launch)
+                load_kernels(self.device, *launches)
                 launch()
             return
         graph = slot.graphs.get(name)

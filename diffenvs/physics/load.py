@@ -19,6 +19,11 @@ import warp as wp
 
 # these fill an array that they made themselves, which whoever asked for it may keep
 _MAKERS = {f.__code__ for f in (wp.zeros, wp.zeros_like, wp.full, wp.full_like, wp.clone)}
+# of Warp's modules; without these, a module is loaded when a kernel of it is first launched
+_KNOWN = all(
+    hasattr(wp.get_module(__name__), name)
+    for name in ("load", "execs", "kernels", "options", "get_module_hash")
+)
 _SORTS = ("array_scan", "radix_sort_pairs", "runlength_encode", "segmented_sort_pairs")
 
 
@@ -49,8 +54,12 @@ def load_kernels(device: wp.Device, *launches: Callable[[], None]) -> None:
         device: that they run on.
         launches: of which none reads the device; their Python code runs once more.
     """
+    if not _KNOWN:
+        return
     with paused_collector():
         modules = rehearse(device, *launches)
+        if not modules:
+            return
         # The longest first. Those with tiles have a block of their own size; Warp builds the
         # libraries of their matrix functions one at a time, and nothing else may wait for that.
         modules.sort(key=lambda x: (x[1] != x[0].options["block_dim"], -len(x[0].kernels)))
@@ -62,7 +71,7 @@ def load_kernels(device: wp.Device, *launches: Callable[[], None]) -> None:
 
 
 def rehearse(device: wp.Device, *launches: Callable[[], None]) -> list[tuple[wp.Module, int]]:
-    """The modules that the launches need and are not loaded, with the block size of each.
+    """The modules that the launches need and that are not loaded, with the block size of each.
 
     The launches of this thread do nothing meanwhile, nor do copies, fills, scans and sorts; a
     loop's body and both branches of a condition run once.
@@ -83,8 +92,11 @@ def rehearse(device: wp.Device, *launches: Callable[[], None]) -> list[tuple[wp.
         patches.callback(setattr, where, name, real)
 
     def load(module: wp.Module, device: wp.Device, block_dim: int | None = None) -> None:
-        # a launch of a module that is not there is left out
-        needed[module, block_dim or module.options["block_dim"]] = None
+        # a kernel whose module is not there is not launched
+        block_dim = block_dim or module.options["block_dim"]
+        there = module.execs.get((device.context, block_dim))
+        if there is None or there.module_hash != module.get_module_hash(block_dim):
+            needed[module, block_dim] = None
 
     def block_size(kernel: wp.Kernel, device: Any = None) -> tuple[int, int]:
         load(kernel.module, wp.get_device(device))
@@ -103,17 +115,15 @@ def rehearse(device: wp.Device, *launches: Callable[[], None]) -> list[tuple[wp.
 
     with patches, wp.ScopedDevice(device):
         replace(wp.Module, "load", load)
-        if device.is_cuda:
-            replace(wp, "get_suggested_block_size", block_size)
         replace(wp, "capture_if", branches)
         replace(wp, "capture_while", loop)
-        for where, names in (
-            (wp, ("copy",)),
-            (wp.array, ("zero_", "fill_")),
-            (wp.utils, _SORTS),
-        ):
-            for name in names:
-                replace(where, name, nothing)
+        replace(wp, "copy", nothing)
+        for name in ("zero_", "fill_"):
+            replace(wp.array, name, nothing)
+        for name in _SORTS:
+            replace(wp.utils, name, nothing)
+        if device.is_cuda:
+            replace(wp, "get_suggested_block_size", block_size)
         for launch in launches:
             launch()
     return list(needed)
