@@ -103,7 +103,7 @@ def _next_position_vjp(
 
 @functools.cache
 def _velocity_solve_vjp(nv: int) -> wp.Kernel:
-    """Kernel for one size, of which its types are; for a diagonal E."""
+    """Kernel for one size, of which its types are: both solves, for a diagonal E."""
     c = cholesky(nv, 2)
     sides, gathered, factor, solve = c.sides, c.gathered, c.factor, c.solve
 
@@ -143,7 +143,7 @@ def _velocity_solve_vjp(nv: int) -> wp.Kernel:
 
 
 @wp.kernel
-def _implicit_diagonal(
+def _add_implicit(
     # Model:
     opt_timestep: wp.array[float],
     M_rownnz: wp.array[int],
@@ -347,7 +347,7 @@ def _sparse_solve_vjp(m: mjw.Model, s: Substep, ws: Workspace) -> None:
     if s.system_M is None:
         wp.copy(ws.system.M, d.M)
         wp.launch(
-            _implicit_diagonal,
+            _add_implicit,
             dim=(d.nworld, m.nv),
             inputs=[m.opt.timestep, m.M_rownnz, m.M_rowadr, d.qacc, ws.implicit],
             outputs=[ws.system.M, ws.rhs_z],
