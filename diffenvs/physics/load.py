@@ -63,8 +63,7 @@ def load_kernels(device: wp.Device, *launches: Callable[[], None]) -> None:
         # The longest first. Those with tiles have a block of their own size; Warp builds the
         # libraries of their matrix functions one at a time, and nothing else may wait for that.
         modules.sort(key=lambda x: (x[1] != x[0].options["block_dim"], -len(x[0].kernels)))
-        workers = wp.config.load_module_max_workers
-        with ThreadPoolExecutor(os.cpu_count() if workers is None else max(workers, 1)) as pool:
+        with ThreadPoolExecutor(wp.config.load_module_max_workers or os.cpu_count()) as pool:
             loading = [pool.submit(wp.force_load, device, [m], dim, 0) for m, dim in modules]
         for future in loading:
             future.result()
