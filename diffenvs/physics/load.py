@@ -92,10 +92,10 @@ def rehearse(device: wp.Device, *launches: Callable[[], None]) -> list[tuple[wp.
 
     def load(module: wp.Module, device: wp.Device, block_dim: int | None = None) -> None:
         # a kernel whose module is not there is not launched
-        block_dim = block_dim or module.options["block_dim"]
-        there = module.execs.get((device.context, block_dim))
-        if there is None or there.module_hash != module.get_module_hash(block_dim):
-            needed[module, block_dim] = None
+        dim: int = block_dim or module.options["block_dim"]
+        there = module.execs.get((device.context, dim))
+        if there is None or there.module_hash != module.get_module_hash(dim):
+            needed[module, dim] = None
 
     def block_size(kernel: wp.Kernel, device: Any = None) -> tuple[int, int]:
         load(kernel.module, wp.get_device(device))
