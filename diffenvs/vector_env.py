@@ -322,7 +322,8 @@ class DiffVectorEnv(gym.vector.VectorEnv, EzPickle):
     def window_memory(self) -> WindowMemory:
         """Bytes on the device that recorded steps keep: `per_step`, `shared` and `allocated`.
 
-        `window_memory.of(steps)` is what a window of so many steps takes.
+        `window_memory.of(steps)` is what a window of so many steps takes. Asking allocates the
+        memory of one step, which the first grad_step uses.
         """
         with paused_tape(), self._stream():
             return self.rollout.window_memory()
