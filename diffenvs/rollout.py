@@ -25,7 +25,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import nullcontext
-from dataclasses import dataclass
 from typing import Any
 
 import warp as wp
@@ -33,44 +32,13 @@ import warp as wp
 from diffenvs import env_kernels as kernels
 from diffenvs.kernel_trial import try_kernel
 from diffenvs.physics import Physics, State
+from diffenvs.physics.load import load_kernels
 from diffenvs.physics.record import Record
 from diffenvs.physics.tape import paused_tape
+from diffenvs.step_arrays import Adjoint, Outputs, Slot
 from diffenvs.step_fields import StepFields
 from diffenvs.task import Task
-from diffenvs.window import KeptSteps, Slot, Ticket, WindowMemory
-
-
-@dataclass
-class Outputs:
-    """Arrays that one launch of the outputs kernel fills."""
-
-    obs: wp.array
-    reward: wp.array
-    terminated: wp.array
-    info: wp.array
-
-    def __iter__(self):
-        return iter((self.obs, self.reward, self.terminated, self.info))
-
-
-@dataclass
-class Adjoint:
-    """Cotangents: those of what a step returns come in, those of what it takes go out."""
-
-    # In:
-    obs: wp.array
-    final_obs: wp.array
-    reward: wp.array
-    next_state: State
-    # Out:
-    state: State
-    action: wp.array
-    # Scratch: cotangents within the step.
-    step_obs: wp.array
-    step_state: State
-    prev: State
-    direct_action: wp.array
-    forces: Any
+from diffenvs.window import KeptSteps, Ticket, WindowMemory
 
 
 class Rollout:
@@ -445,7 +413,11 @@ class Rollout:
         kind = (name, slot.record is None)
         if kind not in self._loaded:
             self._loaded.add(kind)
+            launches = [launch]
+            if name == "step" and slot.record is not None:
+                launches.append(lambda: self._launch_backward(slot, self.adj))
             with paused_tape():
+                load_kernels(self.device, *launches)
                 launch()
             return
         graph = slot.graphs.get(name)

@@ -14,14 +14,13 @@ of the row lies on the device, so that one graph serves all steps and another al
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import warp as wp
 
 from diffenvs import env_kernels as kernels
-from diffenvs.physics import Physics, State
-from diffenvs.physics.record import Record
+from diffenvs.physics import Physics
+from diffenvs.step_arrays import Slot
 
 RETAIN = ("substeps", "steps")
 
@@ -49,27 +48,6 @@ class WindowMemory(NamedTuple):
     def of(self, steps: int) -> int:
         """Return the bytes of a window of so many steps, without allocating it."""
         return self.shared + steps * self.per_step
-
-
-@dataclass
-class Slot:
-    """Arrays that a step works on; without a record it is the scratch of `step`."""
-
-    start: State
-    state: State  # after the physics, before a reset
-    action: wp.array
-    forces: Any  # of the last physics step, as far as the task reads them
-    reset: wp.array  # worlds that were reset within this step
-    cut: wp.array  # worlds whose start state was written by a reset
-    record: Record | None
-    graphs: dict[str, Any] = field(default_factory=dict)
-
-    def nbytes(self) -> int:
-        """Bytes of all arrays but `start`, which lies in the record."""
-        arrays = [*self.state.arrays(), self.action, self.reset, self.cut]
-        arrays += [] if self.forces is None else self.forces.given().values()
-        found = sum(array.capacity for array in arrays)
-        return found + (0 if self.record is None else self.record.nbytes())
 
 
 class KeptSteps:
