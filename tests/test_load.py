@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import warp as wp
 
-from diffenvs.physics import Physics, load
+from diffenvs.physics import Physics, compile_worker, load
 from diffenvs.physics.load import load_kernels, paused_collector, rehearse
 from diffenvs.physics.tape import captured
 
@@ -176,3 +176,20 @@ def test_collector_is_paused_and_left_as_it_was():
     finally:
         gc.enable()
         gc.unfreeze()
+
+
+def test_sources_are_compiled_by_other_processes(monkeypatch, tmp_path):
+    """A CUDA binary comes from a worker; what a worker cannot compile is compiled here."""
+    here = []
+    monkeypatch.setattr(
+        compile_worker._build, "build_cuda", lambda *args, **kwargs: here.append(args)
+    )
+    one, other = _add(7.5), _add(8.5)
+    with compile_worker.compile_apart(1):
+        wp.compile_aot_module(one.module, arch=90, module_dir=tmp_path)
+        assert [path.suffix for path in tmp_path.glob("*.cubin")] == [".cubin"]
+        assert not here
+        monkeypatch.setattr(compile_worker.pickle, "load", lambda file: False)
+        wp.compile_aot_module(other.module, arch=90, module_dir=tmp_path / "other")
+    assert len(here) == 1
+    assert compile_worker._build.build_cuda("as before") is None and len(here) == 2

@@ -17,6 +17,8 @@ from typing import Any
 
 import warp as wp
 
+from .compile_worker import compile_apart
+
 # these fill an array that they made themselves, which whoever asked for it may keep
 _MAKERS = {f.__code__ for f in (wp.zeros, wp.zeros_like, wp.full, wp.full_like, wp.clone)}
 # of Warp's modules; without these, a module is loaded when a kernel of it is first launched
@@ -63,7 +65,9 @@ def load_kernels(device: wp.Device, *launches: Callable[[], None]) -> None:
         # The longest first. Those with tiles have a block of their own size; Warp builds the
         # libraries of their matrix functions one at a time, and nothing else may wait for that.
         modules.sort(key=lambda x: (x[1] != x[0].options["block_dim"], -len(x[0].kernels)))
-        with ThreadPoolExecutor(wp.config.load_module_max_workers or os.cpu_count()) as pool:
+        workers = min(wp.config.load_module_max_workers or os.cpu_count() or 1, len(modules))
+        apart = compile_apart(workers) if device.is_cuda else contextlib.nullcontext()
+        with apart, ThreadPoolExecutor(workers) as pool:
             loading = [pool.submit(wp.force_load, device, [m], dim, 0) for m, dim in modules]
         for future in loading:
             future.result()

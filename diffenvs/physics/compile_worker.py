@@ -1,0 +1,103 @@
+"""Processes that compile CUDA sources side by side: NVRTC compiles one source at a time in each.
+
+Warp generates the source of a module and has it compiled by `build_cuda`. Inside `compile_apart`
+that call is handed to a worker, which is this file run as a program: it reads calls from its
+standard input and answers each on its output: done or not. A worker sees no GPU and needs none.
+"""
+
+import contextlib
+import os
+import pickle
+import queue
+import subprocess
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+import warp as wp
+
+_build = wp._src.build  # Warp has no public name for it
+
+
+class _Worker:
+    """One process, started when it is first needed."""
+
+    def __init__(self) -> None:
+        self._process: subprocess.Popen | None = None
+
+    def build(self, *args: Any, **kwargs: Any) -> bool:
+        """Call `build_cuda` over there; whether it succeeded."""
+        try:
+            if self._process is None:
+                self._process = subprocess.Popen(
+                    [sys.executable, "-P", __file__],
+                    stdin=subprocess.PIPE,
+                    stdout=subprocess.PIPE,
+                    stderr=subprocess.DEVNULL,
+                    env=os.environ
+                    | {"CUDA_VISIBLE_DEVICES": "", "PYTHONPATH": os.pathsep.join(sys.path)},
+                )
+            stdin, stdout = self._process.stdin, self._process.stdout
+            assert stdin is not None and stdout is not None
+            pickle.dump((args, kwargs), stdin)
+            stdin.flush()
+            return pickle.load(stdout)
+        except (OSError, EOFError, pickle.PickleError):  # it could not be started, or has died
+            return False
+
+    def close(self) -> None:
+        """End the process."""
+        if self._process is not None:
+            with contextlib.suppress(OSError):
+                self._process.communicate()
+
+
+@contextlib.contextmanager
+def compile_apart(processes: int) -> Iterator[None]:
+    """What threads compile for CUDA inside is compiled by up to so many processes."""
+    here = _build.build_cuda
+    made = [_Worker() for _ in range(processes)]
+    idle: queue.LifoQueue[_Worker] = queue.LifoQueue()  # one that runs already comes first
+    for worker in made:
+        idle.put(worker)
+
+    def build_cuda(*args: Any, **kwargs: Any) -> None:
+        worker = idle.get()
+        try:
+            done = worker.build(*args, **kwargs)
+        finally:
+            idle.put(worker)
+        if not done:
+            here(*args, **kwargs)  # which says what is wrong, if it is the source
+
+    _build.build_cuda = build_cuda
+    try:
+        yield
+    finally:
+        _build.build_cuda = here
+        for worker in made:
+            worker.close()
+
+
+def _main() -> None:
+    answers = os.fdopen(os.dup(1), "wb")
+    os.dup2(2, 1)  # what Warp prints is not an answer
+    wp.init()
+    while True:
+        try:
+            args, kwargs = pickle.load(sys.stdin.buffer)
+        except EOFError:
+            return
+        # a folder of precompiled headers; the caller's belongs to one of its threads
+        kwargs["pch_dir"] = wp._src.context.runtime.get_nvrtc_pch_dir()
+        try:
+            _build.build_cuda(*args, **kwargs)
+            done = True
+        except Exception:
+            done = False
+        pickle.dump(done, answers)
+        answers.flush()
+
+
+if __name__ == "__main__":
+    _main()
