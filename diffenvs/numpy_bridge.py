@@ -15,6 +15,7 @@ import warp as wp
 
 from diffenvs import env_kernels as kernels
 from diffenvs.env_state import EnvState
+from diffenvs.packed import StepOutputs
 from diffenvs.rollout import Rollout
 
 
@@ -25,6 +26,10 @@ class NumpyBridge:
         self.rollout = rollout
         self.name = rollout.task.name
         self.adj_initial_state: EnvState | None = None
+        shape = (rollout.num_envs, rollout.physics.nu)
+        self._action = wp.zeros(shape, float, device="cpu", pinned=rollout.device.is_cuda)
+        self._outputs = [name for name in StepOutputs._fields if name in rollout.packed.host]
+        self._fetched = False  # whether the host has `packed` as it is now
 
     def stream(self) -> Any:
         """Context in which Warp uses the user's stream: its own current one."""
@@ -34,40 +39,40 @@ class NumpyBridge:
         """Copy an array to the host."""
         return array.numpy().copy()  # on the CPU numpy() is a view
 
-    def step(self, actions: Any, record: bool) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Step; return obs, reward and final_obs."""
+    def pending(self) -> np.ndarray:
+        """Worlds that are done and wait for their reset; a view."""
+        if self._fetched or self.rollout.device.is_cpu:
+            return self.rollout.packed.host["pending"]
+        return self.rollout.pending.numpy()
+
+    def step(self, actions: Any, record: bool) -> StepOutputs:
+        """Step, with one copy to the device and one back."""
         rollout = self.rollout
-        worlds = np.flatnonzero(rollout.pending.numpy()).tolist()
-        if rollout.mode == kernels.DISABLED and worlds:
+        if rollout.mode == kernels.DISABLED and self.pending().any():
+            worlds = np.flatnonzero(self.pending()).tolist()
             raise AssertionError(
                 f"{self.name}: worlds {worlds} are done. With autoreset_mode=DISABLED reset them "
                 "before the next step: reset(options={'reset_mask': terminated | truncated})"
             )
-        actions = self._check(actions)
+        self._action.numpy()[...] = self._check(actions)
         if record:
-            rollout.grad_step(actions)
+            rollout.grad_step(self._action)
         else:
-            rollout.step(actions)
+            rollout.step(self._action)
         rollout.settle()
-        out = rollout.step_out
-        return self.read(rollout.obs), self.read(out.reward), self.read(out.obs)
+        self._fetched = True
+        out = StepOutputs(**{name: rollout.packed.host[name].copy() for name in self._outputs})
+        if rollout.mode == kernels.SAME_STEP:
+            out = out._replace(done=out.terminated | out.truncated)
+        return out
 
     def _check(self, actions: Any) -> np.ndarray:
         """Return the actions as float32, or say what is wrong with them."""
-        actions = np.asarray(actions)
+        array = real_array(self.name, "actions", actions)
         shape = (self.rollout.num_envs, self.rollout.physics.nu)
-        if actions.dtype.kind not in "fiu":
-            raise TypeError(f"{self.name}: actions are real numbers, not of dtype {actions.dtype}")
-        if actions.shape != shape:
-            raise ValueError(f"{self.name}: actions have the shape {shape}, not {actions.shape}")
-        with np.errstate(over="ignore"):  # what does not fit becomes inf, and is refused
-            actions = actions.astype(np.float32)
-        if not np.isfinite(actions).all():
-            index = tuple(np.argwhere(~np.isfinite(actions))[0].tolist())
-            raise ValueError(
-                f"{self.name}: actions must be finite, but actions{list(index)} is {actions[index]}"
-            )
-        return actions
+        if array.shape != shape:
+            raise ValueError(f"{self.name}: actions have the shape {shape}, not {array.shape}")
+        return finite(self.name, "actions", array)
 
     def state(self) -> EnvState:
         """Copies of the present state."""
@@ -77,21 +82,20 @@ class NumpyBridge:
     def set_state(self, qpos: Any, qvel: Any, act: Any) -> None:
         """Put the worlds into a state."""
         given = {"qpos": qpos, "qvel": qvel, "act": act}
-        arrays = {name: np.asarray(x, dtype=np.float32) for name, x in given.items()}
-        for name, array in arrays.items():
-            if not np.isfinite(array).all():
-                index = tuple(np.argwhere(~np.isfinite(array))[0].tolist())
-                raise ValueError(
-                    f"{self.name}: a state must be finite, but {name}{list(index)} is "
-                    f"{array[index]}"
-                )
-        self.rollout.set_state(**arrays)
+        self.rollout.set_state(
+            **{
+                what: finite(self.name, what, real_array(self.name, what, value))
+                for what, value in given.items()
+            }
+        )
 
     def begin(self) -> None:
         """There is no history outside the window."""
+        self._fetched = False
 
     def reset(self, mask: wp.array) -> np.ndarray:
         """Some worlds are fresh; return the observations."""
+        self._fetched = False
         return self.read(self.rollout.obs)
 
     def recorded(self) -> int:
@@ -156,11 +160,23 @@ def real_array(name: str, what: str, value: Any) -> np.ndarray:
         RuntimeError,
     ) as error:  # ragged, or a tensor that is not NumPy's
         raise TypeError(
-            f"{name}: {what} is a NumPy array of real numbers, or what converts to one, not "
+            f"{name}: {what} must be a NumPy array of real numbers, or what converts to one, not "
             f"{type(value)}: {error}"
         ) from error
     if array.dtype.kind not in "fiu":
-        raise TypeError(f"{name}: {what} is an array of real numbers, not of dtype {array.dtype}")
+        raise TypeError(f"{name}: {what} must be real numbers, not of dtype {array.dtype}")
+    return array
+
+
+def finite(name: str, what: str, array: np.ndarray) -> np.ndarray:
+    """Return an array of real numbers as float32, or say where it is not finite."""
+    with np.errstate(over="ignore"):  # what does not fit becomes inf, and is refused
+        array = array.astype(np.float32)
+    if not np.isfinite(array).all():
+        index = tuple(np.argwhere(~np.isfinite(array))[0].tolist())
+        raise ValueError(
+            f"{name}: {what} must be finite, but {what}{list(index)} is {array[index]}"
+        )
     return array
 
 
