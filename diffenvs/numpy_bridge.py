@@ -16,6 +16,7 @@ import warp as wp
 from diffenvs import env_kernels as kernels
 from diffenvs.env_state import EnvState
 from diffenvs.packed import StepOutputs
+from diffenvs.physics.tape import accumulate
 from diffenvs.rollout import Rollout
 
 
@@ -28,6 +29,7 @@ class NumpyBridge:
         self.adj_initial_state: EnvState | None = None
         shape = (rollout.num_envs, rollout.physics.nu)
         self._action = wp.zeros(shape, float, device="cpu", pinned=rollout.device.is_cuda)
+        self._action_host = self._action.numpy()
         self._outputs = [name for name in StepOutputs._fields if name in rollout.packed.host]
         self._fetched = False  # whether the host has `packed` as it is now
 
@@ -54,7 +56,7 @@ class NumpyBridge:
                 f"{self.name}: worlds {worlds} are done. With autoreset_mode=DISABLED reset them "
                 "before the next step: reset(options={'reset_mask': terminated | truncated})"
             )
-        self._action.numpy()[...] = self._check(actions)
+        self._action_host[...] = self._check(actions)
         if record:
             rollout.grad_step(self._action)
         else:
@@ -110,44 +112,53 @@ class NumpyBridge:
     def backward(
         self, adj_obs: Any, adj_reward: Any, adj_final_obs: Any = None, adj_state: Any = None
     ) -> np.ndarray:
-        """Differentiate the window, see `DiffVectorEnv.backward`."""
-        rollout, adj = self.rollout, self.rollout.adj
-        steps, worlds = self.recorded(), rollout.num_envs
-        nobs, physics = rollout.task.obs_size, rollout.physics
-        adj_obs = self._cotangent("adj_obs", adj_obs, (steps, worlds, nobs))
-        adj_reward = self._cotangent("adj_reward", adj_reward, (steps, worlds))
-        adj_final_obs = self._cotangent("adj_final_obs", adj_final_obs, (steps, worlds, nobs))
-        widths = (physics.nq, physics.nv, physics.na)
-        adj_states = [
-            self._cotangent(f"adj_state.{field}", value, (steps, worlds, width))
-            for (field, value), width in zip(
-                state_cotangents(self.name, adj_state).items(), widths, strict=True
-            )
-        ]
-        carried = [np.zeros((worlds, width), dtype=np.float32) for width in widths]
-        adj_actions = np.zeros((steps, worlds, physics.nu), dtype=np.float32)
-        targets = (adj.next_state.qpos, adj.next_state.qvel, adj.next_state.act)
-        sources = (adj.state.qpos, adj.state.qvel, adj.state.act)
-        for t in reversed(range(steps)):
-            adj.obs.assign(adj_obs[t])
-            adj.reward.assign(adj_reward[t])
-            adj.final_obs.assign(adj_final_obs[t])
-            for target, cotangents, carry in zip(targets, adj_states, carried, strict=True):
-                if target.size:
-                    target.assign(cotangents[t] + carry)
-            rollout.backward(rollout.ticket(t))
-            adj_actions[t] = adj.action.numpy()
-            carried = [self.read(source) for source in sources]
-        self.adj_initial_state = EnvState(*carried)
-        return adj_actions
+        """Differentiate the window, see `DiffVectorEnv.backward`.
 
-    def _cotangent(self, name: str, value: Any, shape: tuple[int, ...]) -> np.ndarray:
-        """Return a cotangent as float32 in the shape of its primal; None is zero."""
+        Cotangents go to the device once, and come back once, for all steps.
+        """
+        rollout, adj = self.rollout, self.rollout.adj
+        steps = self.recorded()
+        after, before = adj.next_state.differentiable(), adj.state.differentiable()
+        outputs, actions = (adj.obs, adj.reward, adj.final_obs), adj.action
+        given = {"adj_obs": adj_obs, "adj_reward": adj_reward, "adj_final_obs": adj_final_obs}
+        states = state_cotangents(self.name, adj_state)
+        given |= {f"adj_state.{field}": value for field, value in states.items()}
+        cotangents = [
+            self._cotangent(what, value, (steps, *target.shape))
+            for (what, value), target in zip(given.items(), (*outputs, *after), strict=True)
+        ]
+        adj_actions = wp.zeros((steps, *actions.shape), dtype=float, device=rollout.device)
+        for target in (*outputs, *after):
+            target.zero_()
+        for t in reversed(range(steps)):
+            for target, values in zip(outputs, cotangents[:3], strict=True):
+                if values is not None:
+                    wp.copy(target, values[t])
+            for target, values, carry in zip(after, cotangents[3:], before, strict=True):
+                if t + 1 < steps:
+                    wp.copy(target, carry)
+                if values is not None:
+                    wp.launch(
+                        accumulate,
+                        dim=target.shape,
+                        inputs=[values[t]],
+                        outputs=[target],
+                        device=rollout.device,
+                        record_tape=False,
+                    )
+            rollout.backward(rollout.ticket(t))
+            if actions.size:
+                wp.copy(adj_actions[t], actions)
+        self.adj_initial_state = EnvState(*map(self.read, before))
+        return self.read(adj_actions)
+
+    def _cotangent(self, name: str, value: Any, shape: tuple[int, ...]) -> wp.array | None:
+        """Return a cotangent on the device, in the shape of its primal; None is zero."""
         if value is None:
-            return np.zeros(shape, dtype=np.float32)
-        return cotangent(
-            self.name, name, value, shape, f"{shape[0]} grad_steps of {shape[1]} worlds"
-        )
+            return None
+        window = f"{shape[0]} grad_steps of {shape[1]} worlds"
+        values = cotangent(self.name, name, value, shape, window)
+        return wp.array(values, dtype=float, device=self.rollout.device) if values.size else None
 
 
 def real_array(name: str, what: str, value: Any) -> np.ndarray:

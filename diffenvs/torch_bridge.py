@@ -39,6 +39,7 @@ class TorchBridge:
         self._outputs = {
             name: self._view(arrays[name]) for name in StepOutputs._fields if name in arrays
         }
+        self._state_views = [self._view(array) for array in rollout.state.differentiable()]
         self._adjoint: tuple[dict[str, torch.Tensor], list[torch.Tensor]] | None = None
 
     def stream(self) -> Any:
@@ -111,9 +112,7 @@ class TorchBridge:
     def state(self) -> EnvState:
         """The present state: the tensors from which the next step starts."""
         if self._state is None:
-            with self.stream():
-                state = self.rollout.state
-                self._state = EnvState(*map(self.read, (state.qpos, state.qvel, state.act)))
+            self._state = EnvState(*(view.clone() for view in self._state_views))
         return self._state
 
     def set_state(self, qpos: Any, qvel: Any, act: Any) -> None:
@@ -173,9 +172,8 @@ class _GradStep(torch.autograd.Function):
         rollout = bridge.rollout
         with bridge.stream():
             ctx.ticket = rollout.grad_step(wp.from_torch(actions.detach().contiguous()))
-            outputs = [bridge._outputs[name] for name in names]
-            outputs += map(bridge._view, rollout.state.differentiable())
-            outputs = tuple(view.clone() for view in outputs)
+            views = [*(bridge._outputs[name] for name in names), *bridge._state_views]
+            outputs = tuple(view.clone() for view in views)
         ctx.bridge, ctx.names = bridge, names
         ctx.set_materialize_grads(False)
         ctx.save_for_backward(torch.empty(0))  # freed with the graph, so that torch sees a reuse
