@@ -2,7 +2,8 @@
 
 One adjoint gives one row of the matrices of every world. A GPU takes hardly longer for thousands
 of worlds than for a hundred, so there each state is simulated in several worlds, each of which
-gives rows of its own.
+gives rows of its own. (The contact kernels hand out memory in the order of arrival, so stepping one
+world per state and copying what it retains would be more than a copy.)
 """
 
 import math
@@ -20,7 +21,7 @@ from .workspace import Cotangent
 wp.set_module_options({"enable_backward": False})
 
 _CACHE_SIZE = 4
-_FULL = 2**17  # worlds x dofs beyond which a step of a GPU takes longer with every further world
+_FULL = 2**17  # worlds x dofs with which a GPU has enough to do; bounds the memory as well
 
 
 @wp.kernel
