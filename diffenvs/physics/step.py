@@ -336,10 +336,7 @@ class Physics:
     def check_overflow(self, copies: int = 1) -> None:
         """Raises if contacts or constraint rows did not fit in any step since the last call.
 
-        Reads the device.
-
-        Args:
-            copies: worlds that stand for one world of the user, who is told of his own.
+        Reads the device. The message counts `copies` successive worlds as one.
 
         Raises:
             RuntimeError: names what did not fit, the worlds, and the argument to raise.
