@@ -14,7 +14,7 @@ from gymnasium.utils import EzPickle
 from gymnasium.vector import AutoresetMode
 
 from diffenvs.env_state import EnvState, Snapshot
-from diffenvs.numpy_bridge import cotangent, real_array, state_cotangents
+from diffenvs.numpy_bridge import cotangent, finite, real_array, state_cotangents
 from diffenvs.rendering import RENDER_MODES
 from diffenvs.task import Task
 from diffenvs.vector_env import DiffVectorEnv, load_task
@@ -171,7 +171,7 @@ class DiffEnv(gym.Env, EzPickle):
 
     def _batch(self, action: Any) -> np.ndarray:
         action = _batch(self.worlds.task.name, "action", action, (self.model.nu,))
-        if self.worlds.rollout.pending.numpy()[0]:
+        if self.worlds._bridge.pending()[0]:
             raise AssertionError(
                 f"{self.worlds.task.name}: the episode has terminated; call reset() before the "
                 "next step"
@@ -205,9 +205,4 @@ def _batch(name: str, what: str, value: Any, shape: tuple[int, ...]) -> np.ndarr
     array = real_array(name, what, value)
     if array.shape != shape:
         raise ValueError(f"{name}: {what} has the shape {shape}, not {array.shape}")
-    with np.errstate(over="ignore"):  # what does not fit becomes inf, and is refused
-        array = array.astype(np.float32)
-    if not np.isfinite(array).all():
-        index = np.argwhere(~np.isfinite(array))[0].tolist()
-        raise ValueError(f"{name}: {what} must be finite, but {what}{index} is {array[*index]}")
-    return array[None]
+    return finite(name, what, array)[None]

@@ -15,6 +15,8 @@ import warp as wp
 
 from diffenvs import env_kernels as kernels
 from diffenvs.env_state import EnvState
+from diffenvs.packed import StepOutputs
+from diffenvs.physics.tape import accumulate
 from diffenvs.rollout import Rollout
 
 
@@ -25,6 +27,11 @@ class NumpyBridge:
         self.rollout = rollout
         self.name = rollout.task.name
         self.adj_initial_state: EnvState | None = None
+        shape = (rollout.num_envs, rollout.physics.nu)
+        self._action = wp.zeros(shape, float, device="cpu", pinned=rollout.device.is_cuda)
+        self._action_host = self._action.numpy()
+        self._outputs = [name for name in StepOutputs._fields if name in rollout.packed.host]
+        self._fetched = False  # whether the host has `packed` as it is now
 
     def stream(self) -> Any:
         """Context in which Warp uses the user's stream: its own current one."""
@@ -34,40 +41,40 @@ class NumpyBridge:
         """Copy an array to the host."""
         return array.numpy().copy()  # on the CPU numpy() is a view
 
-    def step(self, actions: Any, record: bool) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Step; return obs, reward and final_obs."""
+    def pending(self) -> np.ndarray:
+        """Worlds that are done and wait for their reset; a view."""
+        if self._fetched or self.rollout.device.is_cpu:
+            return self.rollout.packed.host["pending"]
+        return self.rollout.pending.numpy()
+
+    def step(self, actions: Any, record: bool) -> StepOutputs:
+        """Step, with one copy to the device and one back."""
         rollout = self.rollout
-        worlds = np.flatnonzero(rollout.pending.numpy()).tolist()
-        if rollout.mode == kernels.DISABLED and worlds:
+        if rollout.mode == kernels.DISABLED and self.pending().any():
+            worlds = np.flatnonzero(self.pending()).tolist()
             raise AssertionError(
                 f"{self.name}: worlds {worlds} are done. With autoreset_mode=DISABLED reset them "
                 "before the next step: reset(options={'reset_mask': terminated | truncated})"
             )
-        actions = self._check(actions)
+        self._action_host[...] = self._check(actions)
         if record:
-            rollout.grad_step(actions)
+            rollout.grad_step(self._action)
         else:
-            rollout.step(actions)
+            rollout.step(self._action)
         rollout.settle()
-        out = rollout.step_out
-        return self.read(rollout.obs), self.read(out.reward), self.read(out.obs)
+        self._fetched = True
+        out = StepOutputs(**{name: rollout.packed.host[name].copy() for name in self._outputs})
+        if rollout.mode == kernels.SAME_STEP:
+            out = out._replace(done=out.terminated | out.truncated)
+        return out
 
     def _check(self, actions: Any) -> np.ndarray:
         """Return the actions as float32, or say what is wrong with them."""
-        actions = np.asarray(actions)
+        array = real_array(self.name, "actions", actions)
         shape = (self.rollout.num_envs, self.rollout.physics.nu)
-        if actions.dtype.kind not in "fiu":
-            raise TypeError(f"{self.name}: actions are real numbers, not of dtype {actions.dtype}")
-        if actions.shape != shape:
-            raise ValueError(f"{self.name}: actions have the shape {shape}, not {actions.shape}")
-        with np.errstate(over="ignore"):  # what does not fit becomes inf, and is refused
-            actions = actions.astype(np.float32)
-        if not np.isfinite(actions).all():
-            index = tuple(np.argwhere(~np.isfinite(actions))[0].tolist())
-            raise ValueError(
-                f"{self.name}: actions must be finite, but actions{list(index)} is {actions[index]}"
-            )
-        return actions
+        if array.shape != shape:
+            raise ValueError(f"{self.name}: actions have the shape {shape}, not {array.shape}")
+        return finite(self.name, "actions", array)
 
     def state(self) -> EnvState:
         """Copies of the present state."""
@@ -77,21 +84,20 @@ class NumpyBridge:
     def set_state(self, qpos: Any, qvel: Any, act: Any) -> None:
         """Put the worlds into a state."""
         given = {"qpos": qpos, "qvel": qvel, "act": act}
-        arrays = {name: np.asarray(x, dtype=np.float32) for name, x in given.items()}
-        for name, array in arrays.items():
-            if not np.isfinite(array).all():
-                index = tuple(np.argwhere(~np.isfinite(array))[0].tolist())
-                raise ValueError(
-                    f"{self.name}: a state must be finite, but {name}{list(index)} is "
-                    f"{array[index]}"
-                )
-        self.rollout.set_state(**arrays)
+        self.rollout.set_state(
+            **{
+                what: finite(self.name, what, real_array(self.name, what, value))
+                for what, value in given.items()
+            }
+        )
 
     def begin(self) -> None:
         """There is no history outside the window."""
+        self._fetched = False
 
     def reset(self, mask: wp.array) -> np.ndarray:
         """Some worlds are fresh; return the observations."""
+        self._fetched = False
         return self.read(self.rollout.obs)
 
     def recorded(self) -> int:
@@ -106,44 +112,53 @@ class NumpyBridge:
     def backward(
         self, adj_obs: Any, adj_reward: Any, adj_final_obs: Any = None, adj_state: Any = None
     ) -> np.ndarray:
-        """Differentiate the window, see `DiffVectorEnv.backward`."""
-        rollout, adj = self.rollout, self.rollout.adj
-        steps, worlds = self.recorded(), rollout.num_envs
-        nobs, physics = rollout.task.obs_size, rollout.physics
-        adj_obs = self._cotangent("adj_obs", adj_obs, (steps, worlds, nobs))
-        adj_reward = self._cotangent("adj_reward", adj_reward, (steps, worlds))
-        adj_final_obs = self._cotangent("adj_final_obs", adj_final_obs, (steps, worlds, nobs))
-        widths = (physics.nq, physics.nv, physics.na)
-        adj_states = [
-            self._cotangent(f"adj_state.{field}", value, (steps, worlds, width))
-            for (field, value), width in zip(
-                state_cotangents(self.name, adj_state).items(), widths, strict=True
-            )
-        ]
-        carried = [np.zeros((worlds, width), dtype=np.float32) for width in widths]
-        adj_actions = np.zeros((steps, worlds, physics.nu), dtype=np.float32)
-        targets = (adj.next_state.qpos, adj.next_state.qvel, adj.next_state.act)
-        sources = (adj.state.qpos, adj.state.qvel, adj.state.act)
-        for t in reversed(range(steps)):
-            adj.obs.assign(adj_obs[t])
-            adj.reward.assign(adj_reward[t])
-            adj.final_obs.assign(adj_final_obs[t])
-            for target, cotangents, carry in zip(targets, adj_states, carried, strict=True):
-                if target.size:
-                    target.assign(cotangents[t] + carry)
-            rollout.backward(rollout.ticket(t))
-            adj_actions[t] = adj.action.numpy()
-            carried = [self.read(source) for source in sources]
-        self.adj_initial_state = EnvState(*carried)
-        return adj_actions
+        """Differentiate the window, see `DiffVectorEnv.backward`.
 
-    def _cotangent(self, name: str, value: Any, shape: tuple[int, ...]) -> np.ndarray:
-        """Return a cotangent as float32 in the shape of its primal; None is zero."""
+        Cotangents go to the device once, and come back once, for all steps.
+        """
+        rollout, adj = self.rollout, self.rollout.adj
+        steps = self.recorded()
+        after, before = adj.next_state.differentiable(), adj.state.differentiable()
+        outputs, actions = (adj.obs, adj.reward, adj.final_obs), adj.action
+        given = {"adj_obs": adj_obs, "adj_reward": adj_reward, "adj_final_obs": adj_final_obs}
+        states = state_cotangents(self.name, adj_state)
+        given |= {f"adj_state.{field}": value for field, value in states.items()}
+        cotangents = [
+            self._cotangent(what, value, (steps, *target.shape))
+            for (what, value), target in zip(given.items(), (*outputs, *after), strict=True)
+        ]
+        adj_actions = wp.zeros((steps, *actions.shape), dtype=float, device=rollout.device)
+        for target in (*outputs, *after):
+            target.zero_()
+        for t in reversed(range(steps)):
+            for target, values in zip(outputs, cotangents[:3], strict=True):
+                if values is not None:
+                    wp.copy(target, values[t])
+            for target, values, carry in zip(after, cotangents[3:], before, strict=True):
+                if t + 1 < steps:
+                    wp.copy(target, carry)
+                if values is not None:
+                    wp.launch(
+                        accumulate,
+                        dim=target.shape,
+                        inputs=[values[t]],
+                        outputs=[target],
+                        device=rollout.device,
+                        record_tape=False,
+                    )
+            rollout.backward(rollout.ticket(t))
+            if actions.size:
+                wp.copy(adj_actions[t], actions)
+        self.adj_initial_state = EnvState(*map(self.read, before))
+        return self.read(adj_actions)
+
+    def _cotangent(self, name: str, value: Any, shape: tuple[int, ...]) -> wp.array | None:
+        """Return a cotangent on the device, in the shape of its primal; None is zero."""
         if value is None:
-            return np.zeros(shape, dtype=np.float32)
-        return cotangent(
-            self.name, name, value, shape, f"{shape[0]} grad_steps of {shape[1]} worlds"
-        )
+            return None
+        window = f"{shape[0]} grad_steps of {shape[1]} worlds"
+        values = cotangent(self.name, name, value, shape, window)
+        return wp.array(values, dtype=float, device=self.rollout.device) if values.size else None
 
 
 def real_array(name: str, what: str, value: Any) -> np.ndarray:
@@ -156,11 +171,23 @@ def real_array(name: str, what: str, value: Any) -> np.ndarray:
         RuntimeError,
     ) as error:  # ragged, or a tensor that is not NumPy's
         raise TypeError(
-            f"{name}: {what} is a NumPy array of real numbers, or what converts to one, not "
+            f"{name}: {what} must be a NumPy array of real numbers, or what converts to one, not "
             f"{type(value)}: {error}"
         ) from error
     if array.dtype.kind not in "fiu":
-        raise TypeError(f"{name}: {what} is an array of real numbers, not of dtype {array.dtype}")
+        raise TypeError(f"{name}: {what} must be real numbers, not of dtype {array.dtype}")
+    return array
+
+
+def finite(name: str, what: str, array: np.ndarray) -> np.ndarray:
+    """Return an array of real numbers as float32, or say where it is not finite."""
+    with np.errstate(over="ignore"):  # what does not fit becomes inf, and is refused
+        array = array.astype(np.float32)
+    if not np.isfinite(array).all():
+        index = tuple(np.argwhere(~np.isfinite(array))[0].tolist())
+        raise ValueError(
+            f"{name}: {what} must be finite, but {what}{list(index)} is {array[index]}"
+        )
     return array
 
 

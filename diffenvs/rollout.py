@@ -31,6 +31,7 @@ import warp as wp
 
 from diffenvs import env_kernels as kernels
 from diffenvs.kernel_trial import try_kernel
+from diffenvs.packed import Packed
 from diffenvs.physics import Physics, State
 from diffenvs.physics.load import load_kernels
 from diffenvs.physics.record import Record
@@ -85,16 +86,19 @@ class Rollout:
         self.seed = self._array(dtype=int)
         self.episode = self._array(dtype=int)
         self.elapsed = self._array(dtype=int)
-        self.pending = self._array(dtype=wp.bool)
         self.cut = self._array(dtype=wp.bool)
-        self.misused = wp.zeros(1, dtype=int, device=device)
-        self.truncated = self._array(dtype=wp.bool)
+        self.packed = self._pack()
+        packed = self.packed.arrays
+        self.pending, self.misused = packed["pending"], packed["misused"]
+        self.obs, self.info, self.truncated = (packed[k] for k in ("obs", "info", "truncated"))
         # `step_out` is what the step itself gives; `obs` and `info` show the start state instead
         # where a world was reset in the same step.
-        self.step_out = self._make_outputs()
-        same = self.mode == kernels.SAME_STEP
-        self.obs = self._array(task.obs_size) if same else self.step_out.obs
-        self.info = wp.zeros_like(self.step_out.info) if same else self.step_out.info
+        self.step_out = Outputs(
+            obs=packed.get("final_obs", self.obs),
+            reward=packed["reward"],
+            terminated=packed["terminated"],
+            info=packed.get("final_info", self.info),
+        )
         self._start = task.make_start(device)
         self._start_out = self._make_outputs()
         self._no_action = self._array(self.physics.nu)
@@ -114,14 +118,28 @@ class Rollout:
     def _array(self, *shape: int, dtype: Any = float) -> wp.array:
         return wp.zeros((self.num_envs, *shape), dtype=dtype, device=self.device)
 
+    def _columns(self) -> int:
+        return len(self.task.state_info) + len(self.task.step_info)
+
     def _make_outputs(self) -> Outputs:
-        columns = len(self.task.state_info) + len(self.task.step_info)
         return Outputs(
             obs=self._array(self.task.obs_size),
             reward=self._array(),
             terminated=self._array(dtype=wp.bool),
-            info=self._array(columns),
+            info=self._array(self._columns()),
         )
+
+    def _pack(self) -> Packed:
+        """What the host looks at after a step: `StepOutputs`, and whether something is wrong."""
+        n = self.num_envs
+        obs, info = ((n, self.task.obs_size), wp.float32), ((n, self._columns()), wp.float32)
+        flag = ((n,), wp.bool)
+        fields = {"obs": obs, "reward": ((n,), wp.float32), "info": info}
+        fields |= dict.fromkeys(("terminated", "truncated", "pending"), flag)
+        fields |= {"misused": ((1,), wp.int32), "overflow": ((n,), wp.int32)}
+        if self.mode == kernels.SAME_STEP:
+            fields |= {"final_obs": obs, "final_info": info}
+        return Packed(self.device, fields)
 
     def _make_forces(self) -> Any:
         return self.physics.make_forces(self.fields.forces) if self.fields.forces else None
@@ -444,10 +462,16 @@ class Rollout:
             self.check_health()
 
     def check_health(self) -> None:
-        """Read back (a host synchronisation) whether anything went wrong since the last call."""
+        """Read back (a host synchronisation) whether anything went wrong since the last call.
+
+        All of `packed` is read back with it, in one copy: the outputs of the last step are there.
+        """
         self._unchecked = 0
-        self.physics.check_overflow()
-        if self.misused.numpy()[0]:
+        wp.copy(self.packed.arrays["overflow"], self.physics.d.overflow)
+        self.packed.fetch()
+        if self.packed.host["overflow"].any():
+            self.physics.check_overflow()
+        if self.packed.host["misused"][0]:
             self.misused.zero_()
             raise AssertionError(
                 f"{self.task.name}: worlds that were done were stepped. With "

@@ -2,9 +2,14 @@
 
 This is the one file that imports torch. A step takes the actions and the state before it, and
 gives the outputs and the state after it, so that gradients chain through time by themselves and a
-loss may be written on the state. Tensors and Warp arrays share memory at the edge; what is
-returned is a copy, which later steps do not change. On CUDA all work is put on torch's current
-stream.
+loss may be written on the state. On CUDA all work is put on torch's current stream, and the host
+waits for none of it; only `Rollout` looks now and then whether contacts were lost.
+
+Tensors and Warp arrays share memory at the edge. Two kinds of copies are needed: the action is kept
+with the record, where nobody can change it before the gradient is taken, and what is returned is
+the user's own. That is one tensor for each output: tensors cut out of one copy of all would share
+its version, so that changing a reward in place would look like a change of the observations, and a
+list of rewards would keep all else alive.
 """
 
 from __future__ import annotations
@@ -15,7 +20,9 @@ from typing import Any
 import torch
 import warp as wp
 
+from diffenvs import env_kernels as kernels
 from diffenvs.env_state import EnvState
+from diffenvs.packed import StepOutputs
 from diffenvs.rollout import Rollout
 
 
@@ -28,6 +35,12 @@ class TorchBridge:
         self.device = torch.device(wp.device_to_torch(rollout.device))
         self._state: EnvState | None = None
         self._obs: tuple[torch.Tensor, int] | None = None  # of grad_step, and when it was made
+        arrays = rollout.packed.arrays
+        self._outputs = {
+            name: self._view(arrays[name]) for name in StepOutputs._fields if name in arrays
+        }
+        self._state_views = [self._view(array) for array in rollout.state.differentiable()]
+        self._adjoint: tuple[dict[str, torch.Tensor], list[torch.Tensor]] | None = None
 
     def stream(self) -> Any:
         """Context in which Warp uses torch's current stream."""
@@ -38,25 +51,36 @@ class TorchBridge:
 
     def read(self, array: wp.array) -> torch.Tensor:
         """Copy an array into a tensor."""
-        if array.size == 0:
-            return torch.zeros(array.shape, device=self.device)
-        return wp.to_torch(array, requires_grad=False).clone()
+        return self._view(array).clone()
 
-    def step(self, actions: Any, record: bool) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Step; return obs, reward and final_obs."""
+    def _view(self, array: wp.array) -> torch.Tensor:
+        """The tensor that shares the memory of an array."""
+        if array.size == 0:  # there is no memory
+            return torch.zeros(array.shape, device=self.device)
+        return wp.to_torch(array, requires_grad=False)
+
+    def step(self, actions: Any, record: bool) -> StepOutputs:
+        """Step."""
         self._check(actions)
         if record:
-            obs, reward, final_obs, *state = _GradStep.apply(self, actions, *self.state())
-            self._state = EnvState(*state)
+            out, self._state = self._grad_step(actions)
         else:
-            rollout = self.rollout
             with self.stream():
-                rollout.step(wp.from_torch(actions.detach().contiguous()))
-                out = rollout.step_out
-                obs, reward, final_obs = map(self.read, (rollout.obs, out.reward, out.obs))
+                self.rollout.step(wp.from_torch(actions.detach().contiguous()))
+                out = StepOutputs(**{name: view.clone() for name, view in self._outputs.items()})
             self._state = None
-        self._obs = (obs, obs._version) if record else None
-        return obs, reward, final_obs
+        self._obs = (out.obs, out.obs._version) if record else None
+        if self.rollout.mode == kernels.SAME_STEP:
+            out = out._replace(done=out.terminated | out.truncated)
+        return out
+
+    def _grad_step(self, actions: torch.Tensor) -> tuple[StepOutputs, EnvState]:
+        """Make a step as a node of the graph; its outputs without a gradient do not pass by it."""
+        names = [name for name in ("obs", "reward", "final_obs") if name in self._outputs]
+        found = _GradStep.apply(self, names, actions, *self.state())
+        out = dict(zip(names, found[: len(names)], strict=True))
+        out |= {name: view.clone() for name, view in self._outputs.items() if name not in names}
+        return StepOutputs(**out), EnvState(*found[len(names) :])
 
     def _check(self, actions: Any) -> None:
         """Refuse what is not a batch of actions on the device of the worlds."""
@@ -74,12 +98,21 @@ class TorchBridge:
         if self.device.type == "cpu" and not actions.isfinite().all():  # on CUDA looking would wait
             raise ValueError(f"{self.name}: actions must be finite")
 
+    def adjoint(self) -> tuple[dict[str, torch.Tensor], list[torch.Tensor]]:
+        """Views of the buffers of cotangents: what comes in, by name, and what goes out."""
+        if self._adjoint is None:
+            adj = self.rollout.adj
+            names = ("obs", "reward", "final_obs", *EnvState._fields)
+            arrays = (adj.obs, adj.reward, adj.final_obs, *adj.next_state.differentiable())
+            targets = {name: self._view(x) for name, x in zip(names, arrays, strict=True)}
+            sources = [self._view(x) for x in (adj.action, *adj.state.differentiable())]
+            self._adjoint = targets, sources
+        return self._adjoint
+
     def state(self) -> EnvState:
         """The present state: the tensors from which the next step starts."""
         if self._state is None:
-            with self.stream():
-                state = self.rollout.state
-                self._state = EnvState(*map(self.read, (state.qpos, state.qvel, state.act)))
+            self._state = EnvState(*(view.clone() for view in self._state_views))
         return self._state
 
     def set_state(self, qpos: Any, qvel: Any, act: Any) -> None:
@@ -128,30 +161,39 @@ class _GradStep(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, bridge: TorchBridge, actions: Any, qpos: Any, qvel: Any, act: Any
+        ctx: Any,
+        bridge: TorchBridge,
+        names: list[str],
+        actions: Any,
+        qpos: Any,
+        qvel: Any,
+        act: Any,
     ) -> tuple[torch.Tensor, ...]:
-        rollout, out, state = bridge.rollout, bridge.rollout.step_out, bridge.rollout.state
+        rollout = bridge.rollout
         with bridge.stream():
             ctx.ticket = rollout.grad_step(wp.from_torch(actions.detach().contiguous()))
-            arrays = (rollout.obs, out.reward, out.obs, state.qpos, state.qvel, state.act)
-            outputs = tuple(map(bridge.read, arrays))
-        ctx.bridge = bridge
+            views = [*(bridge._outputs[name] for name in names), *bridge._state_views]
+            outputs = tuple(view.clone() for view in views)
+        ctx.bridge, ctx.names = bridge, names
+        ctx.set_materialize_grads(False)
         ctx.save_for_backward(torch.empty(0))  # freed with the graph, so that torch sees a reuse
         return outputs
 
     @staticmethod
     @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, *cotangents: torch.Tensor) -> tuple[Any, ...]:
+    def backward(ctx: Any, *cotangents: torch.Tensor | None) -> tuple[Any, ...]:
         _ = ctx.saved_tensors  # raises where the graph was freed by an earlier backward
-        bridge, rollout = ctx.bridge, ctx.bridge.rollout
-        adj = rollout.adj
-        nxt, start = adj.next_state, adj.state
+        bridge, rollout, names = ctx.bridge, ctx.bridge.rollout, ctx.names
+        targets, sources = bridge.adjoint()
         with bridge.stream():
             rollout.check(ctx.ticket)
-            targets = (adj.obs, adj.reward, adj.final_obs, nxt.qpos, nxt.qvel, nxt.act)
-            for target, cotangent in zip(targets, cotangents, strict=True):
-                if target.size:
-                    target.assign(wp.from_torch(cotangent.detach().contiguous()))
+            given = dict(zip((*names, *EnvState._fields), cotangents, strict=True))
+            for name, target in targets.items():
+                if given.get(name) is None:
+                    target.zero_()
+                else:
+                    target.copy_(given[name])
             rollout.backward(ctx.ticket)
-            sources = (adj.action, start.qpos, start.qvel, start.act)
-            return (None, *map(bridge.read, sources))
+            needed = ctx.needs_input_grad[2:]
+            found = [x.clone() if n else None for x, n in zip(sources, needed, strict=True)]
+        return (None, None, *found)

@@ -272,25 +272,21 @@ class DiffVectorEnv(gym.vector.VectorEnv, EzPickle):
                 "gradient cannot pass from one kind to the other; call detach() in between"
             )
         self._recording = bridge
-        obs, reward, final_obs = bridge.step(actions, record)
+        out = bridge.step(actions, record)
         self._forget(keep=bridge)
-        with self._stream():
-            terminated = bridge.read(rollout.step_out.terminated)
-            truncated = bridge.read(rollout.truncated)
-            info = self._columns(bridge.read(rollout.info))
-            if self.autoreset_mode is AutoresetMode.SAME_STEP:
-                done = bridge.read(rollout.last.reset)
-                final_info = self._columns(bridge.read(rollout.step_out.info))
-                final_info |= {f"_{name}": done for name in final_info}
-                info |= {
-                    "final_obs": final_obs,
-                    "_final_obs": done,
-                    "final_info": final_info,
-                    "_final_info": done,
-                }
+        info = self._columns(out.info)
+        if self.autoreset_mode is AutoresetMode.SAME_STEP:
+            final_info = self._columns(out.final_info)
+            final_info |= {f"_{name}": out.done for name in final_info}
+            info |= {
+                "final_obs": out.final_obs,
+                "_final_obs": out.done,
+                "final_info": final_info,
+                "_final_info": out.done,
+            }
         if self.render_mode == "human":
             self.render()
-        return obs, reward, terminated, truncated, info
+        return out.obs, out.reward, out.terminated, out.truncated, info
 
     def _columns(self, matrix: Any) -> dict[str, Any]:
         names = (*self.task.state_info, *self.task.step_info)

@@ -14,6 +14,7 @@ import warp as wp
 
 from diffenvs import env_kernels as kernels
 from diffenvs.env_state import EnvState
+from diffenvs.packed import StepOutputs
 from diffenvs.physics.tape import accumulate, active_tape, paused_tape
 from diffenvs.rollout import Rollout, Ticket
 
@@ -36,29 +37,35 @@ class WarpBridge:
         with paused_tape():
             return wp.clone(array, requires_grad=requires_grad)
 
-    def step(self, actions: Any, record: bool) -> tuple[wp.array, wp.array, wp.array]:
-        """Step; return obs, reward and final_obs."""
+    def step(self, actions: Any, record: bool) -> StepOutputs:
+        """Step."""
         self._check(actions)
-        rollout, out = self.rollout, self.rollout.step_out
+        rollout = self.rollout
         before = self.state() if record else None
         tape = active_tape()
         with paused_tape():
             ticket = rollout.grad_step(actions) if record else rollout.step(actions)
-            obs, reward, final_obs = (
-                self.read(a, record) for a in (rollout.obs, out.reward, out.obs)
-            )
+        out = StepOutputs(
+            **{
+                name: self.read(array, record and name in ("obs", "reward", "final_obs"))
+                for name, array in rollout.packed.arrays.items()
+                if name in StepOutputs._fields
+            }
+        )
+        if rollout.mode == kernels.SAME_STEP:
+            out = out._replace(done=self.read(rollout.last.reset))
         self.begin()
         if not record:
-            return obs, reward, final_obs
-        after, self._obs = self.state(), obs
+            return out
+        after, self._obs = self.state(), out.obs
         if tape is not None and ticket is not None and before is not None:
-            outputs = (obs, reward, final_obs, after)
-            arrays = (actions, *before, *after, obs, reward, final_obs)
+            outputs = (out.obs, out.reward, out.final_obs, *after)
+            arrays = [a for a in (actions, *before, *outputs) if a is not None]
             tape.record_func(
-                lambda: self._backward(ticket, (actions, before), outputs),
+                lambda: self._backward(ticket, (actions, *before), outputs),
                 [a for a in arrays if a.requires_grad and a.size],
             )
-        return obs, reward, final_obs
+        return out
 
     def _check(self, actions: Any) -> None:
         """Refuse what is not a batch of actions on the device of the worlds."""
@@ -76,15 +83,15 @@ class WarpBridge:
     def _backward(self, ticket: Ticket, inputs: Any, outputs: Any) -> None:
         """Run the adjoint of one step between `.grad` arrays."""
         adj = self.rollout.adj
-        actions, before = inputs
-        obs, reward, final_obs, after = outputs
         targets = (adj.obs, adj.reward, adj.final_obs, *_state_fields(adj.next_state))
-        for array, target in zip((obs, reward, final_obs, *after), targets, strict=True):
-            if target.size:
+        for array, target in zip(outputs, targets, strict=True):
+            if array is None:
+                target.zero_()
+            elif target.size:
                 wp.copy(target, array.grad)
         self.rollout.backward(ticket)
         sources = (adj.action, *_state_fields(adj.state))
-        for array, source in zip((actions, *before), sources, strict=True):
+        for array, source in zip(inputs, sources, strict=True):
             if array.requires_grad and source.size:
                 wp.launch(
                     accumulate,

@@ -47,8 +47,8 @@ def test_single_environment_refuses_vector_keywords(kwargs):
     [
         (np.zeros((3, 2)), ValueError, r"actions have the shape \(3, 1\), not \(3, 2\)"),
         (np.zeros(3), ValueError, r"actions have the shape \(3, 1\), not \(3,\)"),
-        (np.full((3, 1), "a"), TypeError, "actions are real numbers, not of dtype <U1"),
-        (np.zeros((3, 1), complex), TypeError, "actions are real numbers, not of dtype complex128"),
+        (np.full((3, 1), "a"), TypeError, "actions must be real numbers, not of dtype <U1"),
+        (np.zeros((3, 1), complex), TypeError, "actions must be real numbers, not of dtype comp"),
         ([[0.0], [np.nan], [0.0]], ValueError, r"must be finite, but actions\[1, 0\] is nan"),
         ([[0.0], [0.0], [np.inf]], ValueError, r"must be finite, but actions\[2, 0\] is inf"),
     ],
@@ -89,7 +89,7 @@ def test_wrong_warp_actions_are_refused(actions, error, message, make):
         (lambda e: e.step(np.zeros((1, 3))), ValueError, r"action has the shape \(3,\), not \(1,"),
         (lambda e: e.step([0, np.nan, 0]), ValueError, r"action must be finite, but action\[1\] "),
         (lambda e: e.step([0, 0, 1e39]), ValueError, r"action must be finite, but action\[2\] "),
-        (lambda e: e.grad_step("a"), TypeError, "action is an array of real numbers, not of dtype"),
+        (lambda e: e.grad_step("a"), TypeError, "action must be real numbers, not of dtype"),
         (
             lambda e: e.set_state(np.zeros((1, 6)), np.zeros(6)),
             ValueError,
@@ -202,9 +202,12 @@ def test_cotangents_that_are_no_arrays_are_refused(make):
     envs.grad_step(np.zeros((3, 1)))
     tensor = torch.zeros((1, 3, 5), requires_grad=True)
     for args, message in (
-        (("a", None), "adj_obs is an array of real numbers, not of dtype <U1"),
-        ((tensor, None), "adj_obs is a NumPy array of .*, not <class 'torch.Tensor'>: .*detach"),
-        ((None, [[1.0, 2.0], [3.0]]), "adj_reward is a NumPy array of real .*, not <class 'list'>"),
+        (("a", None), "adj_obs must be real numbers, not of dtype <U1"),
+        (
+            (tensor, None),
+            "adj_obs must be a NumPy array .*, not <class 'torch.Tensor'>: .*detach",
+        ),
+        ((None, [[1.0, 2.0], [3.0]]), "adj_reward must be a NumPy array .*, not <class 'list'>"),
         ((None, None, None, 3.0), r"adj_state is a tuple \(qpos, .*, not <class 'float'>"),
         ((None, None, None, (None, None)), r"adj_state is a tuple .*, not 2 of them"),
     ):

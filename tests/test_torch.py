@@ -138,6 +138,16 @@ def test_wrong_actions_are_refused(change, error, message, make):
             step(change(_actions(envs, 1)[0]))
 
 
+def test_tensor_with_a_graph_is_refused_by_numpy_environments(make):
+    """NumPy cannot read it: the message names the argument, and says to detach."""
+    envs = make(CARTPOLE)
+    envs.reset(seed=0)
+    tensor = torch.zeros((3, 1), requires_grad=True)
+    with pytest.raises(TypeError, match=r"CartPoleSwingUp: actions must be a NumPy .*detach"):
+        envs.step(tensor)
+    envs.step(tensor.detach())
+
+
 def test_numpy_backward_is_refused(make):
     """The NumPy backward says what to call instead."""
     envs = make(CARTPOLE, arrays="torch")

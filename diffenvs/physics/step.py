@@ -333,10 +333,10 @@ class Physics:
             substep_vjp(self.m, self._flags, s, ws, qvel_next, after, adj, forces)
             qvel_next, after, forces = s.d.qvel, adj, None
 
-    def check_overflow(self) -> None:
+    def check_overflow(self, copies: int = 1) -> None:
         """Raises if contacts or constraint rows did not fit in any step since the last call.
 
-        Reads the device.
+        Reads the device. The message counts `copies` successive worlds as one.
 
         Raises:
             RuntimeError: names what did not fit, the worlds, and the argument to raise.
@@ -346,7 +346,7 @@ class Physics:
         bits = int(np.bitwise_or.reduce(overflow, initial=0))
         if not bits & sum(int(b) for b in _OVERFLOW):
             return
-        worlds = np.flatnonzero(overflow)
+        worlds = np.unique(np.flatnonzero(overflow) // copies)
         self.d.overflow.zero_()
         what = [text.format(p=self) for bit, text in _OVERFLOW.items() if bits & bit]
         raise RuntimeError(f"Physics: in worlds {worlds[:8].tolist()}: " + "; ".join(what))
