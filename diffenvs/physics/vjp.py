@@ -36,7 +36,7 @@ from .rungekutta4_vjp import rungekutta4_vjp
 from .solve_vjp import solve_vjp
 from .tendon_row_vjp import tendon_row_vjp
 from .tendon_vjp import tendon_fields, tendon_passive_vjp, tendon_vjp
-from .tree_vjp import body_vjp, sweep_vjp
+from .tree_vjp import body_vjp, subtree_vjp
 from .workspace import Cotangent, Flags, Workspace
 
 
@@ -122,5 +122,5 @@ def forward_vjp(
         tendon_vjp(m, flags, s, ws, adj)
     if forces is not None:
         forces_vjp(m, flags, s, ws, forces, adj)
-    sweep_vjp(m, flags, s, ws, adj)
+    subtree_vjp(m, flags, s, ws, adj)
     mocap_vjp(m, flags, s, ws, adj)

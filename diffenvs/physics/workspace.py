@@ -60,6 +60,7 @@ class Flags:
     shapes: bool  # geoms collide that need contact_shape_vjp
     curved: bool  # or contact_refine
     surfacevel: bool  # surfaces of geoms move
+    row_types: bool  # joints and tendons share the rows of limits or of friction loss
     manifolds: bool  # geoms collide that need manifold_vjp
 
     @classmethod
@@ -100,6 +101,8 @@ class Flags:
         pair = pair or implicit_matrix
         equality = enabled(_DSBL.mjDSBL_CONSTRAINT, _DSBL.mjDSBL_EQUALITY)
 
+        tendon = _tendon_flags(mjm, enabled)
+
         def has_equality(*types: mujoco.mjtEq) -> bool:
             return equality and bool(np.isin(mjm.eq_type, [int(t) for t in types]).any())
 
@@ -131,7 +134,8 @@ class Flags:
             manifolds=has_manifolds(mjm),
             curved=has_curved(mjm),
             surfacevel=bool(mjm.geom_surfacevel.any()),
-            **_tendon_flags(mjm, enabled),
+            row_types=discrete or tendon["friction"] or tendon["tendon_limit"],
+            **tendon,
             joint_equality=has_equality(_EQ.mjEQ_JOINT),
             body_equality=has_equality(_EQ.mjEQ_CONNECT, _EQ.mjEQ_WELD),
         )
@@ -226,6 +230,14 @@ def _with_pose(names: Iterable[str]) -> set[str]:
     return set(names) | (pose if pose & set(names) else set())
 
 
+def _body_end(parentid: np.ndarray) -> np.ndarray:
+    """One past the last body of each subtree; MuJoCo numbers bodies depth first."""
+    end = np.arange(1, parentid.size + 1)
+    for bodyid in range(parentid.size - 1, 0, -1):
+        end[parentid[bodyid]] = max(end[parentid[bodyid]], end[bodyid])
+    return end
+
+
 class Workspace:
     """Scratch memory of the adjoint; shared by all records of one Physics.
 
@@ -237,6 +249,10 @@ class Workspace:
         adj_input: cotangent of what an actuator's gain multiplies, (nworld, nactuator).
         joint_*: joint vectors, (nworld, nv): `mu`, and the integrator's pair `w`, `z`.
         mu, a, b, w, z: fields of the bodies; x_*: their cotangents; y: see `tree_vjp`.
+        body_end: the subtree of body i is i, i + 1, ... body_end[i] - 1, (nbody,).
+        slots: how many threads share the constraint rows of a world.
+        contact_wrenches: what a contact leaves on x_mu, x_a, x_v, y of its first body, then of its
+            second, (naconmax, 8).
         ten_mu, ten_a, ten_w, ten_z: joint vectors multiplied by the tendons' Jacobian, (nworld,
             ntendon); that of qvel is `Data.ten_velocity`.
         x_ten_*: coefficients of phi on these, on `ten_velocity` and on `ten_length`; every force
@@ -293,6 +309,9 @@ class Workspace:
             setattr(self, name, wp.zeros((d.nworld, m.nbody), dtype=wp.spatial_vector))
         for name in TENDON_FIELDS:
             setattr(self, name, wp.zeros((d.nworld, m.ntendon), dtype=float))
+        self.body_end = wp.array(_body_end(m.body_parentid.numpy()), dtype=int)
+        self.contact_wrenches = wp.zeros((d.naconmax, 8), dtype=wp.spatial_vector)
+        self.slots = 8 if d.qpos.device.is_cuda else 1
         dof = np.zeros(0, dtype=int)
         if flags.actuation and not flags.general_actuation:
             dof = m.jnt_dofadr.numpy()[m.actuator_trnid.numpy()[:, 0]]
