@@ -1,9 +1,9 @@
 """Small systems with a symmetric positive definite matrix, one per thread, in its registers.
 
-A thread that holds a whole matrix in registers needs no other thread and no memory between the
-entries, which beats a tile of threads per matrix by far while the registers suffice. A compiler
-puts an array into registers only where it has unrolled all loops over it. Warp would unroll them
-in the source, which takes long to compile; so the loops are native code that tells the compiler.
+A thread that holds a whole matrix in registers waits neither for other threads nor for memory. A
+compiler puts an array into registers only where it has unrolled all loops over it. Warp would
+unroll them in the source, which takes long to compile: so the loops are native code, that tells the
+compiler for CUDA. On the CPU they stay loops.
 """
 
 import functools
@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import warp as wp
 
-LARGEST = 32  # rows; a larger matrix would spill most of itself from the registers
+LARGEST = 32  # rows; from about 20 on a part of the matrix is spilled, beyond 32 most of it
 
 # native code of Warp cannot be a template: its sizes are constants in front of it
 _TRANSPOSED = """
@@ -91,7 +91,6 @@ class Cholesky(NamedTuple):
     Of a symmetric or triangular matrix only the lower triangle is read and written.
 
     Attributes:
-        matrix: type of a matrix, (n, n).
         sides: type of right-hand sides and solutions, one a column, (n, columns).
         transposed: the matrix from the upper triangle of an array, (n, n) or larger.
         gathered: the matrix of the entries of an array that stand at the given addresses, (n, n);
@@ -100,7 +99,6 @@ class Cholesky(NamedTuple):
         solve: `x` with `L L^T x = b`.
     """
 
-    matrix: Any
     sides: Any
     transposed: Any
     gathered: Any
@@ -130,4 +128,4 @@ def cholesky(n: int, columns: int) -> Cholesky:
     @wp.func_native(native(_SOLVE))
     def solve(f: matrix, b: sides) -> sides: ...
 
-    return Cholesky(matrix, sides, transposed, gathered, factor, solve)
+    return Cholesky(sides, transposed, gathered, factor, solve)
