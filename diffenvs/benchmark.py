@@ -39,7 +39,7 @@ from diffenvs import command_line
 from diffenvs.benchmark_env import first_gradient, measure_env
 from diffenvs.benchmark_peers import measure_peers
 from diffenvs.benchmark_physics import STATES, Case, measure_step
-from diffenvs.physics import UnsupportedFeature
+from diffenvs.physics import UnsupportedFeature, check_model
 from diffenvs.physics.accuracy_tool import CONES, INTEGRATORS, load
 from diffenvs.task import INTEGRATORS as OF_ENVS
 
@@ -139,6 +139,7 @@ def make_cases(options: argparse.Namespace) -> list[Case]:
 
     Raises:
         ValueError: A task, a file or the device is not there, or an option does not fit.
+        UnsupportedFeature: A model has no gradient.
     """
     try:
         device = wp.get_device(options.device)
@@ -156,6 +157,7 @@ def make_cases(options: argparse.Namespace) -> list[Case]:
     cases = []
     for text in options.task:
         model = _find_model(text, options)
+        check_model(model.mjm)
         for state in options.state:
             for nworld in worlds:
                 case = copy.copy(model)
@@ -234,21 +236,21 @@ def main(arguments: list[str] | None = None) -> int:
     parser = _parser()
     options = parser.parse_args(arguments)
     command_line.quiet()
-    if options.runs is not None and options.plot is None:
-        parser.error("--from needs --plot")
-    if options.plot is not None and options.runs is None and not options.scaling:
-        parser.error("--plot draws a --scaling, or the runs of files: --from FILE")
     for path in (options.json, options.plot):
         if path is not None and (path.is_dir() or not path.parent.is_dir()):
             parser.error(f"{path} cannot be written: it is a folder, or its folder is not there")
     try:
         if options.runs is not None:
+            if options.plot is None:
+                raise ValueError("--from needs --plot, which draws it")
             report.plot(
                 [run for path in options.runs for run in report.read_runs(path)], options.plot
             )
             return 0
+        if options.plot is not None and not options.scaling:
+            raise ValueError("--plot draws what --scaling times, or runs of files: --from FILE")
         cases = make_cases(options)
-    except (ValueError, OSError, ImportError) as error:
+    except (ValueError, OSError, ImportError, UnsupportedFeature) as error:
         parser.error(str(error))
     run = report.begin_run(sys.argv[1:] if arguments is None else arguments)
     print(f"{run['machine']['cpu']}, {run['machine']['cores']} cores; {run['versions']}")
@@ -256,8 +258,6 @@ def main(arguments: list[str] | None = None) -> int:
     for case in cases:
         try:
             run["cases"].append(measure(case, options))
-        except UnsupportedFeature as error:
-            parser.error(f"{case.name}: {error}")
         except (ValueError, RuntimeError) as error:
             run["cases"].append(report.describe(case) | {"metrics": {}, "failures": [str(error)]})
             print(f"WRONG: {error}", flush=True)

@@ -283,10 +283,10 @@ class StepBenchmark:
 
         after = [array.numpy()[worlds].astype(float) for array in self.out.differentiable()]
         cotangents = np.hstack(of(self.adj_out, after[0]))
-        ours = dict(zip(accuracy.INPUTS, of(self.adj, states.qpos), strict=False))
-        ours["ctrl"] = self.adj_ctrl.numpy()[worlds].astype(float)
+        parts = [*of(self.adj, states.qpos), self.adj_ctrl.numpy()[worlds].astype(float)]
+        ours: dict[str, np.ndarray] = dict(zip(accuracy.INPUTS, parts, strict=True))
         found = accuracy._oracle(fd.converged(mjm), states, cotangents, 1)
-        oracle = {
+        oracle: dict[str, np.ndarray] = {
             name: np.array([getattr(row["pulled"], name) for row in found])
             for name in accuracy.INPUTS
         }
@@ -372,11 +372,8 @@ def measure_step(
     us = bench.time(replays, seconds)
     found, steep = bench.gradient_error(check)
     pairs = [p for p in map(found.quantiles, accuracy.INPUTS) if isinstance(p, tuple)]
-    median, worst = (
-        (max(marks, default=float("nan")) for marks in zip(*pairs, strict=True))
-        if (pairs)
-        else (float("nan"),) * 2
-    )
+    pairs = pairs or [(float("nan"), float("nan"))]
+    median, worst = (max(marks) for marks in zip(*pairs, strict=True))
     failures = [f"gradient: {text}" for text in found.failures(set_aside=SET_ASIDE)]
     useless = bench.useless_gradients()
     if useless:
