@@ -26,6 +26,7 @@ from __future__ import annotations
 
 import argparse
 import copy
+import importlib.util
 import json
 import sys
 from pathlib import Path
@@ -240,6 +241,8 @@ def main(arguments: list[str] | None = None) -> int:
         if path is not None and (path.is_dir() or not path.parent.is_dir()):
             parser.error(f"{path} cannot be written: it is a folder, or its folder is not there")
     try:
+        if options.plot is not None and importlib.util.find_spec("matplotlib") is None:
+            raise ValueError('--plot needs matplotlib: pip install "diffenvs[train]"')
         if options.runs is not None:
             if options.plot is None:
                 raise ValueError("--from needs --plot, which draws it")

@@ -5,12 +5,12 @@
 
 A table NAME stands between `<!-- NAME -->` and `<!-- /NAME -->`. Tasks come from the tasks
 themselves, accuracies from `accuracy.json` (`python -m diffenvs.physics.accuracy ... --table`),
-speeds from `speed.json`.
+speeds from
+`speed.json`, a list of runs of `python -m diffenvs.benchmark ... --json`.
 """
 
 import argparse
 import difflib
-import json
 import pathlib
 import sys
 
@@ -19,7 +19,7 @@ import mujoco
 import numpy as np
 
 import diffenvs
-from diffenvs import command_line
+from diffenvs import benchmark_report, command_line
 from diffenvs.physics import accuracy_report
 from diffenvs.task import INTEGRATORS
 
@@ -90,17 +90,98 @@ def accuracy() -> str:
 
 
 def speed() -> str:
-    """Return the table of speeds, in microseconds, under a line that says of what."""
-    measured = json.loads((FOLDER / "speed.json").read_text())
+    """Return the tables of speed: physics, environments, and what others take."""
+    cases = []
+    for run in benchmark_report.read_runs(FOLDER / "speed.json"):
+        versions = [f"{name} {run['versions'][name]}" for name in ("mujoco-warp", "warp-lang")]
+        for case in run["cases"]:
+            if not case.get("scaling"):
+                device = benchmark_report.device_name(run, case)
+                cases.append((case, f"{device}; {', '.join(versions)}; {run['date']}"))
+    parts = []
+    for machine in dict.fromkeys(machine for _, machine in cases):
+        here = [case for case, where in cases if where == machine]
+        tables = (_physics_speed(here), _env_speed(here), _peers(here))
+        parts += [f"**{machine}**", *(table for table in tables if table)]
+    return "\n\n".join(parts)
+
+
+def _physics_speed(cases: list[dict]) -> str:
+    """Return the table of the physics step, in microseconds."""
     rows = []
-    for row in measured["rows"]:
-        stock, recorded, backward = (row[name] for name in ("stock", "recorded", "backward"))
-        what = ", ".join([f"{row['worlds']:,}", *row["options"]])
-        cells = [f"{value} us" for value in (stock, recorded, backward)]
-        rows.append([what, *cells, f"{(recorded + backward) / stock:.2f}"])
-    heading = ["worlds", "stock `mujoco_warp.step`", "recorded step", "backward"]
-    table = markdown([*heading, "recorded + backward / stock"], rows)
-    return f"{', '.join(measured[name] for name in ('what', 'how', 'machine'))}:\n\n{table}"
+    for case in cases:
+        found = case["metrics"]
+        if "stock_us" not in found:
+            continue
+        times = [f"{found[name]:,.0f}" for name in ("stock_us", "recorded_us", "backward_us")]
+        errors = [found[f"gradient_error_{which}"] for which in ("median", "worst")]
+        state = "" if case["state"] == "random" else ", one state"
+        rows.append(
+            [
+                f"{case['task']}, {case['integrator']}, {case['cone']}{state}",
+                f"{case['nworld']:,}",
+                f"{found['rows_mean']:.1f}",
+                *times,
+                f"{found['ratio']:.2f}",
+                " / ".join(f"{error:.0e}".replace("e-0", "e-") for error in errors),
+            ]
+        )
+    heading = ["one physics step, µs", "worlds", "rows", "stock `mujoco_warp.step`"]
+    heading += ["recorded", "backward", "recorded + backward / stock", "gradient error"]
+    return markdown(heading, rows) if rows else ""
+
+
+def _env_speed(cases: list[dict]) -> str:
+    """Return the table of the environments."""
+    rows = []
+    for case in cases:
+        found = case["metrics"]
+        if "env_step_us" not in found:
+            continue
+        windows = [found.get(f"window_32_{retain}_mib") for retain in ("substeps", "steps")]
+        first = [found.get(f"first_gradient_{kind}_seconds") for kind in ("warm", "cold")]
+        rows.append(
+            [
+                f"{case['task']}, {case['integrator']}",
+                f"{case['nworld']:,}",
+                f"{found['env_steps_per_second']:,.0f}",
+                f"{found['env_gradients_per_second']:,.0f}",
+                f"{found['env_ratio']:.2f}",
+                " / ".join("" if x is None else f"{x / 1024:.2g} GiB" for x in windows),
+                " / ".join("" if x is None else f"{x:.0f} s" for x in first),
+            ]
+        )
+    heading = ["environment", "worlds", "steps/s", "steps with gradient/s", "ratio"]
+    heading += ["window of 32, `substeps` / `steps`", "first gradient, warm / cold"]
+    return markdown(heading, rows) if rows else ""
+
+
+def _peers(cases: list[dict]) -> str:
+    """Return the table of what one would take instead."""
+    rows = []
+    for case in cases:
+        found = case["metrics"]
+        if "vjp_speedup_centred" not in found:
+            continue
+        differences = [found[f"transition_fd_{k}_us"] for k in ("one_sided", "centred")]
+        ours = (found["recorded_us"] + found["backward_us"]) / case["nworld"]
+        single = "single_by_gymnasium" in found
+        rows.append(
+            [
+                f"{case['task']}, {case['integrator']}, {case['nworld']:,} worlds",
+                " / ".join(f"{us:,.0f}" for us in differences),
+                f"{ours:.3g} ({found['vjp_speedup_centred']:,.0f}x)",
+                f"{found['linearize_us']:.3g} ({found['linearize_speedup_centred']:,.3g}x)",
+                f"{found['single_by_gymnasium']:.2f}" if single else "",
+                f"{found['mjx_step_and_gradient_us']:,.0f}" if "mjx_step_us" in found else "",
+            ]
+        )
+    heading = ["per world, µs", "`mjd_transitionFD`, one-sided / centred"]
+    heading += ["ours: step and VJP (centred / ours)", "ours: `linearize` (likewise)"]
+    heading += ["`gym.make(...).step`, rate / Gymnasium's", "MJX step and `grad`, all worlds"]
+    used = [0, *(i for i in range(1, len(heading)) if any(row[i] for row in rows))]
+    table = [[cells[i] for i in used] for cells in [heading, *rows]]
+    return markdown(table[0], table[1:]) if rows else ""
 
 
 TABLES = {"tasks": tasks, "accuracy": accuracy, "speed": speed}
