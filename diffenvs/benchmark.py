@@ -225,7 +225,7 @@ def measure(case: Case, options: argparse.Namespace) -> dict:
     if alone and options.first_gradient != "none":
         add(first_gradient(case, cold=options.first_gradient == "cold"))
     if alone and options.peers:
-        metrics, left_out = measure_peers(case, kept["metrics"], options.replays)
+        metrics, left_out = measure_peers(case, options.replays)
         add(metrics)
         for text in left_out:
             print(text, flush=True)

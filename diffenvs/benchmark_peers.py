@@ -11,6 +11,7 @@ from typing import Any
 import gymnasium as gym
 import mujoco
 import numpy as np
+import warp as wp
 
 from diffenvs import command_line
 from diffenvs.benchmark_physics import Case, StepBenchmark
@@ -23,42 +24,46 @@ _GYM_STEPS, _GYM_ROUNDS = 100, 9
 _MJX_LS = 8  # steps of its line search, which reverse mode unrolls
 
 
-def transition_fd(case: Case, replays: int) -> dict[str, float]:
-    """Microseconds per state of `mujoco.mjd_transitionFD` on one core, and of `linearize`.
+def transition_fd(bench: StepBenchmark, replays: int) -> dict[str, float]:
+    """Time `mujoco.mjd_transitionFD` on one core, and beside it our VJP and `linearize`.
 
-    Both in states of random play; `linearize` of all worlds, up to 256, on the device of the case.
+    Differences and `linearize` give all of both matrices, a VJP one row. All in states of random
+    play: the VJP, with the recorded step, of all worlds of the case; `linearize` of up to 256.
+
+    Returns:
+        Microseconds per state, and how many times as long as ours the differences take.
     """
-    mjm = case.mjm
-    count = min(case.nworld, _LINEARIZED)
-    small = copy.copy(case)
-    small.nworld = count
-    states = StepBenchmark(small).states(list(range(count)))
+    case = bench.case
+    mjm, some = case.mjm, min(case.nworld, _STATES)
+    states = bench.states(list(range(min(case.nworld, _LINEARIZED))))
     data, n = mujoco.MjData(mjm), 2 * mjm.nv + mjm.na
     A, B = np.zeros((n, n)), np.zeros((n, mjm.nu))
 
     def differences(centred: bool) -> None:
-        for i in range(min(count, _STATES)):
+        for i in range(some):
             for name in ("qpos", "qvel", "act", "ctrl", "qacc_warmstart"):
                 getattr(data, name)[:] = getattr(states, name)[i]
             mujoco.mjd_transitionFD(mjm, data, 1e-6, centred, A, B, None, None)
 
+    def vjp() -> None:
+        for name in ("recorded", "backward"):
+            wp.capture_launch(bench.graphs[name])
+        wp.synchronize_device(case.device)
+
     given = (mjm, states.qpos, states.qvel, states.ctrl, states.act, str(case.device))
+    variants = {
+        "transition_fd_one_sided": (some, lambda: differences(False)),
+        "transition_fd_centred": (some, lambda: differences(True)),
+        "vjp": (case.nworld, vjp),
+        "linearize": (len(states.qpos), lambda: linearize(*given)),
+    }
     linearize(*given)  # compiles, captures
-    us = _medians(
-        {
-            "one_sided": lambda: differences(False),
-            "centred": lambda: differences(True),
-            "linearize": lambda: linearize(*given),
-        },
-        max(replays // 6, 3),
-    )
-    found = {f"transition_fd_{k}_us": us[k] / min(count, _STATES) for k in ("one_sided", "centred")}
-    found["linearize_us"] = us["linearize"] / count
-    found["linearize_worlds"] = count
-    for kind in ("one_sided", "centred"):
-        found[f"linearize_speedup_{kind}"] = (
-            found[f"transition_fd_{kind}_us"] / found["linearize_us"]
-        )
+    us = _medians({name: run for name, (_, run) in variants.items()}, max(replays // 4, 3))
+    found = {f"{name}_us_per_state": us[name] / count for name, (count, _) in variants.items()}
+    for ours in ("vjp", "linearize"):
+        for kind in ("one_sided", "centred"):
+            theirs = found[f"transition_fd_{kind}_us_per_state"]
+            found[f"{ours}_speedup_{kind}"] = theirs / found[f"{ours}_us_per_state"]
     return found
 
 
@@ -111,7 +116,7 @@ def gymnasium_rate(case: Case) -> dict[str, float]:
     }
 
 
-def mjx(case: Case, replays: int) -> dict[str, float]:
+def mjx(bench: StepBenchmark, replays: int) -> dict[str, float]:
     """Microseconds of a step of all worlds in MJX, and of the step with its gradient by `jax.grad`.
 
     With one iteration of Newton, as reverse mode does not pass through more: its physics is not
@@ -125,11 +130,12 @@ def mjx(case: Case, replays: int) -> dict[str, float]:
     import jax  # pyright: ignore[reportMissingImports]
     from mujoco import mjx  # pyright: ignore[reportAttributeAccessIssue]
 
+    case = bench.case
     mjm = copy.copy(case.mjm)
     mjm.opt.solver = mujoco.mjtSolver.mjSOL_NEWTON
     mjm.opt.iterations, mjm.opt.ls_iterations = 1, _MJX_LS
     device = jax.devices("cpu" if case.device.is_cpu else "gpu")[0]
-    s = StepBenchmark(case).states(list(range(case.nworld)))
+    s = bench.states(list(range(case.nworld)))
     with jax.default_device(device):
         model, data = mjx.put_model(mjm), mjx.make_data(mjm)
 
@@ -163,30 +169,24 @@ def mjx(case: Case, replays: int) -> dict[str, float]:
     }
 
 
-def measure_peers(
-    case: Case, metrics: dict[str, float], replays: int
-) -> tuple[dict[str, float], list[str]]:
+def measure_peers(case: Case, replays: int) -> tuple[dict[str, float], list[str]]:
     """Time what is installed of the peers.
 
     Args:
         case: What to time them on.
-        metrics: Those of our step, to compare with.
         replays: Runs of each; fewer of what takes long.
 
     Returns:
         Metrics by name, and what could not be timed, in words.
     """
-    found, left_out = transition_fd(case, replays), []
-    if "recorded_us" in metrics:
-        ours = (metrics["recorded_us"] + metrics["backward_us"]) / case.nworld
-        for kind in ("one_sided", "centred"):
-            found[f"vjp_speedup_{kind}"] = found[f"transition_fd_{kind}_us"] / ours
+    bench = StepBenchmark(case)
+    found, left_out = transition_fd(bench, replays), []
     if case.env is not None:
         found |= gymnasium_rate(case)
     try:
-        found |= mjx(case, replays)
+        found |= mjx(bench, replays)
     except ImportError as error:
         left_out.append(f"mjx: not installed (pip install mujoco-mjx): {error}")
     except Exception as error:  # whatever JAX raises about a model is no error of ours
-        left_out.append(f"mjx: {type(error).__name__}: {str(error).splitlines()[0]}")
+        left_out.append(f"mjx: {type(error).__name__}: {str(error).partition(chr(10))[0]}")
     return found, left_out

@@ -5,8 +5,7 @@
 
 A table NAME stands between `<!-- NAME -->` and `<!-- /NAME -->`. Tasks come from the tasks
 themselves, accuracies from `accuracy.json` (`python -m diffenvs.physics.accuracy ... --table`),
-speeds from
-`speed.json`, a list of runs of `python -m diffenvs.benchmark ... --json`.
+speeds from `speed.json`, a list of runs of `python -m diffenvs.benchmark ... --json`.
 """
 
 import argparse
@@ -156,6 +155,9 @@ def _env_speed(cases: list[dict]) -> str:
     return markdown(heading, rows) if rows else ""
 
 
+_MJX = "mjx_step_and_gradient_us"
+
+
 def _peers(cases: list[dict]) -> str:
     """Return the table of what one would take instead."""
     rows = []
@@ -163,22 +165,24 @@ def _peers(cases: list[dict]) -> str:
         found = case["metrics"]
         if "vjp_speedup_centred" not in found:
             continue
-        differences = [found[f"transition_fd_{k}_us"] for k in ("one_sided", "centred")]
-        ours = (found["recorded_us"] + found["backward_us"]) / case["nworld"]
-        single = "single_by_gymnasium" in found
+        differences = [found[f"transition_fd_{k}_us_per_state"] for k in ("one_sided", "centred")]
+        ours = [
+            f"{found[f'{name}_us_per_state']:.3g} ({found[f'{name}_speedup_centred']:.3g}x)"
+            for name in ("vjp", "linearize")
+        ]
+        single, mjx = (found.get(name) for name in ("single_by_gymnasium", _MJX))
         rows.append(
             [
                 f"{case['task']}, {case['integrator']}, {case['nworld']:,} worlds",
                 " / ".join(f"{us:,.0f}" for us in differences),
-                f"{ours:.3g} ({found['vjp_speedup_centred']:,.0f}x)",
-                f"{found['linearize_us']:.3g} ({found['linearize_speedup_centred']:,.3g}x)",
-                f"{found['single_by_gymnasium']:.2f}" if single else "",
-                f"{found['mjx_step_and_gradient_us']:,.0f}" if "mjx_step_us" in found else "",
+                *ours,
+                "" if single is None else f"{single:.2f}",
+                "" if mjx is None else f"{mjx / case['nworld']:.3g}",
             ]
         )
-    heading = ["per world, µs", "`mjd_transitionFD`, one-sided / centred"]
-    heading += ["ours: step and VJP (centred / ours)", "ours: `linearize` (likewise)"]
-    heading += ["`gym.make(...).step`, rate / Gymnasium's", "MJX step and `grad`, all worlds"]
+    heading = ["µs per state", "`mjd_transitionFD`, one-sided / centred"]
+    heading += ["ours: step and VJP", "ours: `linearize`"]
+    heading += ["rate of `gym.make`, ours / Gymnasium's", "MJX, step and `grad`"]
     used = [0, *(i for i in range(1, len(heading)) if any(row[i] for row in rows))]
     table = [[cells[i] for i in used] for cells in [heading, *rows]]
     return markdown(table[0], table[1:]) if rows else ""
