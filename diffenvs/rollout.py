@@ -32,6 +32,7 @@ import warp as wp
 from diffenvs import env_kernels as kernels
 from diffenvs.kernel_trial import try_kernel
 from diffenvs.physics import Physics, State
+from diffenvs.physics.load import load_kernels
 from diffenvs.physics.tape import paused_tape
 from diffenvs.step_fields import StepFields
 from diffenvs.task import Task
@@ -419,7 +420,11 @@ class Rollout:
         kind = (name, slot.record is None)
         if kind not in self._loaded:
             self._loaded.add(kind)
+            launches = [launch]
+            if name == "step" and slot.record is not None:
+                launches.append(lambda: self._launch_backward(slot, self.adj))
             with paused_tape():
+                load_kernels(self.device, *launches)
                 launch()
             return
         graph = slot.graphs.get(name)

@@ -7,7 +7,7 @@ import pytest
 import warp as wp
 from assert_accurate import assert_accurate
 
-from diffenvs.physics import Physics
+from diffenvs.physics import Physics, step
 from diffenvs.physics import finite_diff as fd
 from diffenvs.physics.accuracy import step_vjp
 from diffenvs.physics.check_contact import has_curved, has_shapes
@@ -30,6 +30,25 @@ def test_contact_vjp_vs_central_differences(cone, condim):
     """Planes and spheres with every other kind of geom."""
     mjm = contact_models.load(ANALYTIC, cone, condim)
     assert_accurate(mjm, contact_models.states(mjm, ANALYTIC, 4, seed=1))
+
+
+def test_contact_vjp_does_not_depend_on_threads(monkeypatch):
+    """However many threads share the rows of a world, the sums are the same to the last bit."""
+    mjm = contact_models.load(ANALYTIC, "pyramidal", 4)
+    states = contact_models.states(mjm, ANALYTIC, 4, seed=1)
+    cotangents = np.random.default_rng(0).normal(size=(len(states.qpos), 2 * mjm.nv))
+    make, found = step.Workspace, {}
+    for slots in (1, 3, 8):
+
+        def workspace(*arguments, slots=slots):
+            ws = make(*arguments)
+            ws.slots = slots
+            return ws
+
+        monkeypatch.setattr(step, "Workspace", workspace)
+        found[slots] = step_vjp(mjm, states, cotangents)[1]["qpos"]
+    assert np.linalg.norm(found[1], axis=1).min() > 1.0
+    assert np.array_equal(found[3], found[1]) and np.array_equal(found[8], found[1])
 
 
 def test_contact_vjp_vs_central_differences_pair():

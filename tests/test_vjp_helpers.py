@@ -125,7 +125,7 @@ def test_rotations_vs_quaternions():
 
 
 def test_motion_and_force_cross_are_dual():
-    """X . (Z x Y) = -Y . (Z x* X): the identity that the sweep rests on."""
+    """X . (Z x Y) = -Y . (Z x* X): the identity that sums over subtrees rest on."""
     rng = np.random.default_rng(2)
     z, y, x = (
         wp.array(np.float32(rng.normal(size=(NUM, 6))), dtype=wp.spatial_vector) for _ in range(3)

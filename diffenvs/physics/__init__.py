@@ -5,13 +5,16 @@ closed form by the state and all `Inputs`; `linearize` gives the matrices of the
 The mathematics is in `DERIVATION.md`.
 """
 
-from .check import UnsupportedFeature, check_model
-from .forces import FORCES, Forces
-from .inputs import Inputs
-from .kinematics import Kinematics
-from .linearize import linearize
-from .spatial import vec10
-from .step import Physics, State
+from .load import paused_collector
+
+with paused_collector():
+    from .check import UnsupportedFeature, check_model
+    from .forces import FORCES, Forces
+    from .inputs import Inputs
+    from .kinematics import Kinematics
+    from .linearize import linearize
+    from .spatial import vec10
+    from .step import Physics, State
 
 __all__ = [
     "FORCES",

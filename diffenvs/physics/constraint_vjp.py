@@ -176,18 +176,22 @@ def _limit_vjp(
     efc_force_in: wp.array2d[float],
     Jaref_in: wp.array2d[float],
     # In:
+    slots: int,
+    with_tendons: bool,
     discrete: bool,
     mu_in: wp.array2d[float],
     # Out:
     adj_qpos_io: wp.array2d[float],
     adj_qvel_io: wp.array2d[float],
 ):
-    """One world per thread, rows in order."""
-    worldid = wp.tid()
+    """Every `slots`-th limit of a world; no two of them act on the same joint."""
+    slot, worldid = wp.tid()
     h = opt_timestep[worldid % opt_timestep.shape[0]]
     first = ne_in[worldid] + nf_in[worldid]
-    for efcid in range(first, wp.min(first + nl_in[worldid], Jaref_in.shape[1])):
-        if efc_type_in[worldid, efcid] != _LIMIT_JOINT or Jaref_in[worldid, efcid] >= 0.0:
+    for efcid in range(first + slot, wp.min(first + nl_in[worldid], Jaref_in.shape[1]), slots):
+        if Jaref_in[worldid, efcid] >= 0.0:
+            continue
+        if with_tendons and efc_type_in[worldid, efcid] != _LIMIT_JOINT:
             continue
         jntid = efc_id_in[worldid, efcid]
         adr = jnt_dofadr[jntid]
@@ -241,7 +245,7 @@ def limit_vjp(m: mjw.Model, flags: Flags, s: Substep, ws: Workspace, adj: Cotang
     d = s.d
     wp.launch(
         _limit_vjp,
-        dim=d.nworld,
+        dim=(ws.slots, d.nworld),
         inputs=[
             m.opt.timestep,
             m.opt.disableflags,
@@ -263,6 +267,8 @@ def limit_vjp(m: mjw.Model, flags: Flags, s: Substep, ws: Workspace, adj: Cotang
             d.efc.D,
             d.efc.force,
             s.solver_Jaref,
+            ws.slots,
+            flags.tendon_limit,
             flags.discrete,
             ws.joint_mu,
         ],

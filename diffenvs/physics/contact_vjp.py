@@ -16,6 +16,9 @@ Out: `x_mu, x_a, x_v, y` of both bodies, accumulated. With world force `F_f` and
     P = sum_f F_f x d_f.ang               cotangent of the contact point
     N = sum_f F_f x d_f(p) + T_f x d_f.ang   cotangent of a rotation of the frame
 
+Every contact is one thread's, which leaves its wrenches in `contact_wrenches`; then every body adds
+those of the contacts that touch it, in the order of their rows: repeatable sums, no atomics.
+
 `geometry` is the adjoint of how point, frame and distance follow the two bodies: see
 `contact_geometry_vjp`. A moving surface (`surfacevel`) is a twist `s` fixed to its body, which the
 friction rows 1 to 3 add to the relative velocity; its part of `y`, `P` and `N` is that of `v`.
@@ -30,9 +33,10 @@ import mujoco
 import mujoco_warp as mjw
 import warp as wp
 
-from .constraint_vjp import RowCoefficients, position_cotangent, row_coefficients
+from .constraint_vjp import row_coefficients
 from .contact_feature import Mesh, mesh_of
 from .contact_geometry_vjp import Contact, ContactGeometry, Geom, geometry_vjp
+from .contact_row_vjp import Rows, elliptic_rows, in_frame, pyramidal_rows, row_count
 from .contact_shape_vjp import shape_geometry_vjp
 from .manifold_vjp import has_manifold, is_alone, manifold_vjp
 from .record import Substep
@@ -45,122 +49,6 @@ wp.set_module_options({"enable_backward": False})
 _NO_PASSIVE = wp.constant(
     int(mujoco.mjtDisableBit.mjDSBL_SPRING | mujoco.mjtDisableBit.mjDSBL_DAMPER)
 )
-
-
-@wp.struct
-class _Rows:
-    """Coefficients of one contact in the basis of its frame."""
-
-    mu: vec6  # of J mu: -f
-    a: vec6  # of J qacc: g
-    v: vec6  # of J qvel: b g
-    kappa: float  # of the distance
-
-
-@wp.func
-def _in_frame(n: wp.vec3, e2: wp.vec3, e3: wp.vec3, d: wp.vec3, w: wp.vec3) -> vec6:
-    """A relative velocity and rotation in the basis of a contact's frame."""
-    return vec6(
-        wp.dot(n, d), wp.dot(e2, d), wp.dot(e3, d), wp.dot(n, w), wp.dot(e2, w), wp.dot(e3, w)
-    )
-
-
-@wp.func
-def _pyramidal_rows(
-    dim: int,
-    friction: vec5,
-    first: int,
-    D: wp.array[float],
-    force: wp.array[float],
-    Jaref: wp.array[float],
-    y: vec6,
-    v: vec6,
-    c: RowCoefficients,
-    adhesion: float,
-) -> _Rows:
-    """Rows `n +- friction_k e_k`, active where the residual is negative (dim 1: the normal)."""
-    rows = _Rows()
-    nrow = wp.max(1, 2 * (dim - 1))
-    for i in range(nrow):
-        k = i // 2 + 1
-        mu_k = float(0.0)
-        if dim > 1:
-            mu_k = friction[k - 1] * (1.0 - 2.0 * float(i & 1))
-        if Jaref[first + i] < 0.0:
-            y_row = y[0]
-            v_row = v[0]
-            if dim > 1:
-                y_row += mu_k * y[k]
-                v_row += mu_k * v[k]
-            f = force[first + i]
-            g = D[first + i] * y_row
-            gw = c.vel * g
-            rows.mu[0] -= f
-            rows.a[0] += g
-            rows.v[0] += gw
-            if dim > 1:
-                rows.mu[k] -= mu_k * f
-                rows.a[k] += mu_k * g
-                rows.v[k] += mu_k * gw
-            # adhesion adds to aref its share of the force divided by D
-            rows.kappa += position_cotangent(c, v_row, g, y_row * (f - adhesion / float(nrow)))
-    return rows
-
-
-@wp.func
-def _elliptic_rows(
-    dim: int,
-    friction: vec5,
-    impratio_invsqrt: float,
-    first: int,
-    D: wp.array[float],
-    force: wp.array[float],
-    Jaref: wp.array[float],
-    y: vec6,
-    v: vec6,
-    c: RowCoefficients,
-    adhesion: float,
-) -> _Rows:
-    """Normal and friction rows, coupled by the cone where the contact slides."""
-    rows = _Rows()
-    mu = friction[0] * impratio_invsqrt
-    scale = vec6(0.0)
-    scale[0] = mu
-    tangent2 = float(0.0)
-    for k in range(1, dim):
-        scale[k] = friction[k - 1]
-        u = Jaref[first + k] * scale[k]
-        tangent2 += u * u
-    normal = Jaref[first] * mu
-    tangent = wp.sqrt(tangent2)
-
-    if normal >= mu * tangent:
-        return rows
-    g = vec6(0.0)
-    if mu * normal + tangent <= 0.0:
-        for k in range(dim):
-            g[k] = D[first + k] * y[k]
-    else:
-        # Hessian of the squared distance to the cone, applied to scaled y
-        dm = D[first] / (mu * mu * (1.0 + mu * mu))
-        ty = float(0.0)
-        for k in range(1, dim):
-            ty += Jaref[first + k] * scale[k] / tangent * (scale[k] * y[k])
-        curvature = -dm * (normal - mu * tangent) * mu / tangent
-        g[0] = scale[0] * dm * (scale[0] * y[0] - mu * ty)
-        for k in range(1, dim):
-            t = Jaref[first + k] * scale[k] / tangent
-            along = dm * mu * (mu * ty - scale[0] * y[0])
-            g[k] = scale[k] * (t * along + curvature * (scale[k] * y[k] - t * ty))
-    yf = float(0.0)
-    for k in range(dim):
-        f = force[first + k]
-        rows.mu[k] = -f
-        rows.a[k] = g[k]
-        rows.v[k] = wp.where(k > 0, c.vel_friction, c.vel) * g[k]
-        yf += y[k] * f
-    rows.kappa = position_cotangent(c, v[0], g[0], yf - adhesion * g[0] / D[first])
-    return rows
 
 
 @wp.func
@@ -221,6 +109,7 @@ def contact_kernel(shapes: bool, manifolds: bool, surfacevel: bool) -> wp.Kernel
         efc_force_in: wp.array2d[float],
         Jaref_in: wp.array2d[float],
         # In:
+        slots: int,
         elliptic: bool,
         discrete: bool,
         mu_body_in: wp.array2d[wp.spatial_vector],
@@ -228,27 +117,24 @@ def contact_kernel(shapes: bool, manifolds: bool, surfacevel: bool) -> wp.Kernel
         point_in: wp.array[wp.vec3],
         rotation_in: wp.array[wp.vec3],
         # Out:
-        x_mu_io: wp.array2d[wp.spatial_vector],
-        x_a_io: wp.array2d[wp.spatial_vector],
-        x_v_io: wp.array2d[wp.spatial_vector],
-        y_io: wp.array2d[wp.spatial_vector],
+        contact_wrenches_out: wp.array2d[wp.spatial_vector],
     ):
-        """Contacts in the order of their rows, one world per thread: repeatable sums."""
-        worldid = wp.tid()
+        """Every `slots`-th contact of a world."""
+        slot, worldid = wp.tid()
         h = opt_timestep[worldid % opt_timestep.shape[0]]
         nefc = wp.min(nefc_in[worldid], Jaref_in.shape[1])
         first_contact = ne_in[worldid] + nf_in[worldid] + nl_in[worldid]
         efcid = first_contact
+        turn = int(0)
         while efcid < nefc:
             conid = efc_id_in[worldid, efcid]
             dim = contact_dim_in[conid]
             first = efcid
-            if elliptic:
-                efcid += dim
-            else:
-                efcid += wp.max(1, 2 * (dim - 1))
-            if efcid > nefc:
-                # a contact cut off by njmax; the overflow is reported by Physics.check_overflow
+            efcid += row_count(elliptic, dim)
+            mine = turn == slot
+            turn = (turn + 1) % slots
+            # a contact cut off by njmax is left out; Physics.check_overflow reports it
+            if not mine or efcid > nefc:
                 continue
 
             geom = contact_geom_in[conid]
@@ -273,8 +159,8 @@ def contact_kernel(shapes: bool, manifolds: bool, surfacevel: bool) -> wp.Kernel
             w_mu = ang(mu2) - ang(mu1)
             d_v = velocity_at(v2, p2) - velocity_at(v1, p1)
             w_v = ang(v2) - ang(v1)
-            y = _in_frame(n, e2, e3, d_mu, w_mu)
-            v = _in_frame(n, e2, e3, d_v, w_v)
+            y = in_frame(n, e2, e3, d_mu, w_mu)
+            v = in_frame(n, e2, e3, d_v, w_v)
             geom1 = Geom()
             geom1.type = geom_type[geom[0]]
             geom1.size = geom_size[worldid % geom_size.shape[0], geom[0]]
@@ -301,13 +187,13 @@ def contact_kernel(shapes: bool, manifolds: bool, surfacevel: bool) -> wp.Kernel
             solref = contact_solref_in[conid]
             coefficients = row_coefficients(discrete, opt_disableflags, h, solref, solimp, depth)
             adhesion = contact_adhesion_in[conid]
-            rows = _Rows()
+            rows = Rows()
             if elliptic and dim > 1:
                 ref = contact_solreffriction_in[conid]
                 if ref[0] != 0.0 or ref[1] != 0.0:
                     of_ref = row_coefficients(discrete, opt_disableflags, h, ref, solimp, depth)
                     coefficients.vel_friction = of_ref.vel_friction
-                rows = _elliptic_rows(
+                rows = elliptic_rows(
                     dim,
                     friction,
                     opt_impratio_invsqrt[worldid % opt_impratio_invsqrt.shape[0]],
@@ -321,7 +207,7 @@ def contact_kernel(shapes: bool, manifolds: bool, surfacevel: bool) -> wp.Kernel
                     adhesion,
                 )
             else:
-                rows = _pyramidal_rows(
+                rows = pyramidal_rows(
                     dim,
                     friction,
                     first,
@@ -393,22 +279,61 @@ def contact_kernel(shapes: bool, manifolds: bool, surfacevel: bool) -> wp.Kernel
             x1_v = wrench(p1, f_v, t_v)
             y1 -= force_cross(mu1, x1_mu) + force_cross(a1, x1_a) + force_cross(v1, x1_v)
             y1 += wrench(p1, geometry.force1, geometry.torque1)
-            x_mu_io[worldid, body1] -= x1_mu
-            x_a_io[worldid, body1] -= x1_a
-            x_v_io[worldid, body1] -= x1_v
-            y_io[worldid, body1] += y1
+            contact_wrenches_out[conid, 0] = -x1_mu
+            contact_wrenches_out[conid, 1] = -x1_a
+            contact_wrenches_out[conid, 2] = -x1_v
+            contact_wrenches_out[conid, 3] = y1
 
             x2_mu = wrench(p2, f_mu, t_mu)
             x2_a = wrench(p2, f_a, t_a)
             x2_v = wrench(p2, f_v, t_v)
             y2 += force_cross(mu2, x2_mu) + force_cross(a2, x2_a) + force_cross(v2, x2_v)
             y2 += wrench(p2, geometry.force2, geometry.torque2)
-            x_mu_io[worldid, body2] += x2_mu
-            x_a_io[worldid, body2] += x2_a
-            x_v_io[worldid, body2] += x2_v
-            y_io[worldid, body2] += y2
+            contact_wrenches_out[conid, 4] = x2_mu
+            contact_wrenches_out[conid, 5] = x2_a
+            contact_wrenches_out[conid, 6] = x2_v
+            contact_wrenches_out[conid, 7] = y2
 
     return _contact_vjp
+
+
+@wp.kernel
+def _touched_bodies(
+    # Model:
+    geom_bodyid: wp.array[int],
+    # Record:
+    ne_in: wp.array[int],
+    nf_in: wp.array[int],
+    nl_in: wp.array[int],
+    nefc_in: wp.array[int],
+    contact_dim_in: wp.array[int],
+    contact_geom_in: wp.array[wp.vec2i],
+    efc_id_in: wp.array2d[int],
+    # In:
+    elliptic: bool,
+    contact_wrenches_in: wp.array2d[wp.spatial_vector],
+    # Out:
+    x_mu_io: wp.array2d[wp.spatial_vector],
+    x_a_io: wp.array2d[wp.spatial_vector],
+    x_v_io: wp.array2d[wp.spatial_vector],
+    y_io: wp.array2d[wp.spatial_vector],
+):
+    """What the contacts of one body leave on it."""
+    worldid, bodyid = wp.tid()
+    nefc = wp.min(nefc_in[worldid], efc_id_in.shape[1])
+    efcid = ne_in[worldid] + nf_in[worldid] + nl_in[worldid]
+    while efcid < nefc:
+        conid = efc_id_in[worldid, efcid]
+        efcid += row_count(elliptic, contact_dim_in[conid])
+        if efcid > nefc:
+            continue
+        geom = contact_geom_in[conid]
+        for side in range(2):
+            if geom_bodyid[geom[side]] == bodyid:
+                x_mu_io[worldid, bodyid] += contact_wrenches_in[conid, 4 * side]
+                x_a_io[worldid, bodyid] += contact_wrenches_in[conid, 4 * side + 1]
+                x_v_io[worldid, bodyid] += contact_wrenches_in[conid, 4 * side + 2]
+                y_io[worldid, bodyid] += contact_wrenches_in[conid, 4 * side + 3]
 
 
 def contact_vjp(m: mjw.Model, flags: Flags, s: Substep, ws: Workspace) -> None:
@@ -416,7 +341,7 @@ def contact_vjp(m: mjw.Model, flags: Flags, s: Substep, ws: Workspace) -> None:
     d = s.d
     wp.launch(
         contact_kernel(flags.shapes, flags.manifolds, flags.surfacevel),
-        dim=d.nworld,
+        dim=(ws.slots, d.nworld),
         inputs=[
             m.opt.timestep,
             m.opt.impratio_invsqrt,
@@ -451,12 +376,30 @@ def contact_vjp(m: mjw.Model, flags: Flags, s: Substep, ws: Workspace) -> None:
             d.efc.D,
             d.efc.force,
             s.solver_Jaref,
+            ws.slots,
             flags.elliptic,
             flags.discrete,
             ws.mu,
             ws.a,
             ws.contact_point,
             ws.contact_rotation,
+        ],
+        outputs=[ws.contact_wrenches],
+    )
+    wp.launch(
+        _touched_bodies,
+        dim=(d.nworld, m.nbody),
+        inputs=[
+            m.geom_bodyid,
+            d.ne,
+            d.nf,
+            d.nl,
+            d.nefc,
+            d.contact.dim,
+            d.contact.geom,
+            d.efc.id,
+            flags.elliptic,
+            ws.contact_wrenches,
         ],
         outputs=[ws.x_mu, ws.x_a, ws.x_v, ws.y],
     )

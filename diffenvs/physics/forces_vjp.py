@@ -41,7 +41,7 @@ from .record import Substep
 from .spatial import ang, force_cross, lin, vec10, velocity_at, wrench
 from .tape import accumulate
 from .tendon_vjp import tendon_fields
-from .tree_vjp import last_dof, sweep_vjp
+from .tree_vjp import last_dof, subtree_vjp
 from .workspace import Cotangent, Flags, Workspace
 
 wp.set_module_options({"enable_backward": False})
@@ -55,8 +55,8 @@ class ForceWorkspace:
         rows, drive: views of the workspace, for stages that treat constraint rows and actuators.
         constraint: `g_c`, 0 in worlds where no row acts.
         twist: `g_b` of the bodies, the world's 0; twist_rows: a view that has it in place of `mu`.
-        field: `g` of the bodies; sweep: a view that has it alone, and `zero` for what the other
-            fields have.
+        field: `g` of the bodies; alone: a view that has it and its cotangent, and zeros for all
+            other cotangents.
         moment: cotangent of the centre of mass of a tree, at the index of its root.
     """
 
@@ -71,11 +71,11 @@ class ForceWorkspace:
         self.twist, self.field = wp.zeros_like(ws.mu), wp.zeros_like(ws.mu)
         self.twist_rows.mu = self.twist
         self.moment = wp.zeros((d.nworld, m.nbody), dtype=wp.vec3)
-        self.sweep, self.zero = copy.copy(ws), wp.zeros_like(ws.mu)
-        self.sweep.joint_mu = self.constraint
-        self.sweep.mu, self.sweep.x_mu = self.field, self.rows.x_mu
+        self.alone, zero = copy.copy(ws), wp.zeros_like(ws.mu)
+        self.alone.joint_mu = self.constraint
+        self.alone.mu, self.alone.x_mu = self.field, self.rows.x_mu
         for name in ("x_a", "x_b", "x_v", "x_w", "x_z", "y"):
-            setattr(self.sweep, name, self.zero)
+            setattr(self.alone, name, zero)
 
 
 class ForceCotangent(NamedTuple):
@@ -390,5 +390,4 @@ def forces_vjp(
             outputs=[work.moment, ws.y, adj.xfrc_applied],
         )
     if forces.adj.qfrc_constraint is not None:
-        work.zero.zero_()
-        sweep_vjp(m, flags, s, work.sweep, adj)
+        subtree_vjp(m, flags, s, work.alone, adj)

@@ -12,6 +12,7 @@ from .check import UnsupportedFeature
 from .check_contact import colliding_pairs
 
 if TYPE_CHECKING:
+    from .record import Record
     from .step import Physics, State
 
 wp.set_module_options({"enable_backward": False})
@@ -105,15 +106,17 @@ def copy_inputs(target: Inputs, source: Inputs, who: str) -> None:
             wp.copy(to[name], array)
 
 
-def check_arrays(physics: "Physics", state: "State", inputs: Inputs) -> None:
+def check_arrays(
+    physics: "Physics", state: "State", inputs: Inputs, who: str, state_name: str
+) -> None:
     """Raises ValueError if an array has another shape, dtype or device."""
     p, mjm = physics, physics.mjm
     vectors = {"xfrc_applied": wp.spatial_vector, "mocap_pos": wp.vec3, "mocap_quat": wp.quat}
     expected = {
-        "state.qpos": (state.qpos, p.nq),
-        "state.qvel": (state.qvel, p.nv),
-        "state.act": (state.act, p.na),
-        "state.qacc_warmstart": (state.qacc_warmstart, p.nv),
+        f"{state_name}.qpos": (state.qpos, p.nq),
+        f"{state_name}.qvel": (state.qvel, p.nv),
+        f"{state_name}.act": (state.act, p.na),
+        f"{state_name}.qacc_warmstart": (state.qacc_warmstart, p.nv),
         "ctrl": (inputs.ctrl, p.nu),
         "qfrc_applied": (inputs.qfrc_applied, p.nv),
         "xfrc_applied": (inputs.xfrc_applied, mjm.nbody),
@@ -126,12 +129,33 @@ def check_arrays(physics: "Physics", state: "State", inputs: Inputs) -> None:
         shape, dtype = (p.nworld, width), vectors.get(name, wp.float32)
         if array is None or not isinstance(array, wp.array):
             kind = type(array).__name__
-            raise ValueError(f"Physics.step: {name} is a {kind}, not a wp.array")
+            raise ValueError(f"{who}: {name} is a {kind}, not a wp.array")
         same = wp.types.types_equal(array.dtype, dtype)
         if array.shape != shape or not same or array.device != p.device:
             raise ValueError(
-                f"Physics.step: {name} is {array.dtype.__name__} {array.shape} on"
+                f"{who}: {name} is {array.dtype.__name__} {array.shape} on"
                 f" {array.device}; it must be {dtype.__name__} {shape} on {p.device}"
+            )
+
+
+def check_cotangents(
+    physics: "Physics", record: "Record", adj_out: "State", adj: "State", adj_inputs: Inputs
+) -> None:
+    """Raises ValueError if the adjoint of the recorded step cannot work on these arrays."""
+    who = "Physics.launch_step_vjp"
+    for name in adj_inputs.given().keys() - record.inputs.given().keys():
+        raise ValueError(
+            f"{who}: this record has no cotangent of {name}; make it by make_record(inputs) with"
+            " inputs that have this field"
+        )
+    check_arrays(physics, adj_out, adj_inputs, who, "adj_state_out")
+    check_arrays(physics, adj, adj_inputs, who, "adj_state")
+    for name in ("qpos", "qvel", "act"):
+        array = getattr(adj, name)
+        if array.size > 0 and array.ptr == getattr(adj_out, name).ptr:
+            raise ValueError(
+                f"{who}: adj_state.{name} and adj_state_out.{name} are one array; make two states"
+                " by make_state(), the adjoint reads the one while it writes the other"
             )
 
 

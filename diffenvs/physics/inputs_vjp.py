@@ -5,7 +5,7 @@ Forward, per joint and per body (a force `F` and a torque `T`, fixed in the worl
     tau += qfrc_applied + sum over bodies J^T [T; F]
 
 In:  `mu`, its field `mu_`; for mocap bodies, whose pose moves what hangs on them and where they
-     touch, the sums `y`, `x_b` that the sweep leaves on them.
+     touch, the sums `y`, `x_b` over their subtrees.
 Out: `adj.qfrc_applied += mu`, `adj.xfrc_applied += [mu_(com); angular mu_]`, and
 
     x_mu -= wrench of (F, T);   y -= [mu_(com) x F + angular mu_ x T; 0]
@@ -64,6 +64,7 @@ def _mocap_vjp(
     # Model:
     opt_gravity: wp.array[wp.vec3],
     mocap_bodyid: wp.array[int],
+    body_end: wp.array[int],
     # Record:
     mocap_pos_in: wp.array2d[wp.vec3],
     mocap_quat_in: wp.array2d[wp.quat],
@@ -80,10 +81,12 @@ def _mocap_vjp(
     """The rigid displacement of one mocap body, with all that hangs on it."""
     worldid, mocapid = wp.tid()
     bodyid = mocap_bodyid[mocapid]
-    y = y_in[worldid, bodyid]
+    y = wp.spatial_vector()
+    b = wp.spatial_vector()
     if with_gravity:
         b = wp.spatial_vector(wp.vec3(0.0), -opt_gravity[worldid % opt_gravity.shape[0]])
-        y -= force_cross(b, x_b_in[worldid, bodyid])
+    for i in range(bodyid, body_end[bodyid]):
+        y += y_in[worldid, i] - force_cross(b, x_b_in[worldid, i])
     adj_mocap_pos_io[worldid, mocapid] -= lin(y)
 
     p = mocap_pos_in[worldid, mocapid] - subtree_com_in[worldid, bodyid]
@@ -113,7 +116,7 @@ def applied_vjp(m: mjw.Model, flags: Flags, s: Substep, ws: Workspace, adj: Cota
 
 
 def mocap_vjp(m: mjw.Model, flags: Flags, s: Substep, ws: Workspace, adj: Cotangent) -> None:
-    """Adjoint of the poses of mocap bodies, from what the sweep left there."""
+    """Adjoint of the poses of mocap bodies, from what lies on their subtrees."""
     d = s.d
     if "mocap_pos" in s.inputs or "mocap_quat" in s.inputs:
         wp.launch(
@@ -122,6 +125,7 @@ def mocap_vjp(m: mjw.Model, flags: Flags, s: Substep, ws: Workspace, adj: Cotang
             inputs=[
                 m.opt.gravity,
                 m.mocap_bodyid,
+                ws.body_end,
                 d.mocap_pos,
                 d.mocap_quat,
                 d.xmat,

@@ -20,11 +20,14 @@ The pair `(w, z)` carries the derivative of `M` in the linear system, `+ w^T dM 
 the sweep of `tree_vjp`. Derivation: `DERIVATION.md`, section 6. Not covered: implicit.
 """
 
+import functools
+
 import mujoco
 import mujoco_warp as mjw
 import warp as wp
 
-from .actuator_vjp import implicit_damping
+from .actuator_vjp import implicit_diagonal
+from .cholesky import LARGEST, MODULE_OPTIONS, cholesky
 from .fluid_vjp import free_body_fluid
 from .free_body import (
     free_body,
@@ -98,6 +101,53 @@ def _next_position_vjp(
         rhs_out[worldid, i] = h * adj_qvel_out[worldid, i]
 
 
+@functools.cache
+def _velocity_solve_vjp(nv: int) -> wp.Kernel:
+    """Kernel for one size, of which its types are; for a diagonal E."""
+    matrix, vector, factor, solve = cholesky(nv)
+
+    @wp.kernel(module="unique", enable_backward=False, module_options=MODULE_OPTIONS)
+    def kernel(
+        # Model:
+        opt_timestep: wp.array[float],
+        M_elemid: wp.array2d[int],
+        # Record:
+        M_in: wp.array2d[float],
+        qacc_in: wp.array2d[float],
+        # In:
+        implicit_in: wp.array2d[float],
+        rhs_in: wp.array2d[float],
+        # Out:
+        w_out: wp.array2d[float],
+        z_out: wp.array2d[float],
+        adj_qacc_out: wp.array2d[float],
+    ):
+        """One world per thread; adj_qacc = M w, written without M."""
+        worldid = wp.tid()
+        h = opt_timestep[worldid % opt_timestep.shape[0]]
+        system = matrix()
+        he = vector()
+        rhs = vector()
+        rhs_z = vector()
+        for i in range(nv):
+            he[i] = h * implicit_in[worldid, i]
+            rhs[i] = rhs_in[worldid, i]
+            rhs_z[i] = he[i] * qacc_in[worldid, i]
+            for j in range(i + 1):
+                k = M_elemid[i, j]
+                system[i, j] = wp.where(k >= 0, M_in[worldid, wp.max(k, 0)], 0.0)
+            system[i, i] += he[i]
+        lower = factor(system)
+        w = solve(lower, rhs)
+        z = solve(lower, rhs_z)
+        for i in range(nv):
+            w_out[worldid, i] = w[i]
+            z_out[worldid, i] = z[i]
+            adj_qacc_out[worldid, i] = rhs[i] - he[i] * w[i]
+
+    return kernel
+
+
 @wp.kernel
 def _implicit_diagonal(
     # Model:
@@ -105,23 +155,17 @@ def _implicit_diagonal(
     M_rownnz: wp.array[int],
     M_rowadr: wp.array[int],
     # Record:
-    M_in: wp.array2d[float],
     qacc_in: wp.array2d[float],
     # In:
     implicit_in: wp.array2d[float],
     # Out:
-    A_out: wp.array2d[float],
+    A_io: wp.array2d[float],
     rhs_out: wp.array2d[float],
 ):
-    """A = M + h E in the sparsity pattern of M, rhs = h E qacc; one row per thread."""
+    """A = M + h E, from M; rhs = h E qacc."""
     worldid, dofid = wp.tid()
-    h = opt_timestep[worldid % opt_timestep.shape[0]]
-    e = h * implicit_in[worldid, dofid]
-    start = M_rowadr[dofid]
-    last = start + M_rownnz[dofid] - 1
-    for k in range(start, last):
-        A_out[worldid, k] = M_in[worldid, k]
-    A_out[worldid, last] = M_in[worldid, last] + e
+    e = opt_timestep[worldid % opt_timestep.shape[0]] * implicit_in[worldid, dofid]
+    A_io[worldid, M_rowadr[dofid] + M_rownnz[dofid] - 1] += e
     rhs_out[worldid, dofid] = e * qacc_in[worldid, dofid]
 
 
@@ -265,36 +309,17 @@ def velocity_solve_vjp(
 ) -> None:
     """Adjoint of `(M + h E) qacc_eff = M qacc`: fills `ws.joint_w`, `joint_z` and `adj_qacc`."""
     d = s.d
-    implicit_damping(m, flags, s, ws)
-    if s.system_M is None:
+    implicit_diagonal(m, flags, s, ws)
+    if s.system_M is None and m.nv <= LARGEST:
         wp.launch(
-            _implicit_diagonal,
-            dim=(d.nworld, m.nv),
-            inputs=[m.opt.timestep, m.M_rownnz, m.M_rowadr, d.M, d.qacc, ws.implicit],
-            outputs=[ws.system.M, ws.rhs_z],
+            _velocity_solve_vjp(m.nv),
+            dim=d.nworld,
+            inputs=[m.opt.timestep, m.M_elemid, d.M, d.qacc, ws.implicit, ws.rhs],
+            outputs=[ws.joint_w, ws.joint_z, ws.adj_qacc],
+            block_dim=32,  # small blocks, so that few worlds are spread over the device
         )
     else:
-        wp.copy(ws.system.M, s.system_M)
-        wp.launch(
-            _implicit_matrix,
-            dim=d.M.shape,
-            inputs=[d.M, s.system_M],
-            outputs=[ws.implicit_M],
-        )
-        mjw.mul_m(m, d, ws.rhs_z, d.qacc, M=ws.implicit_M)
-    mjw.factor_m(m, ws.system)
-    mjw.solve_m(m, ws.system, ws.joint_w, ws.rhs)
-    mjw.solve_m(m, ws.system, ws.joint_z, ws.rhs_z)
-    if s.system_M is None:
-        wp.launch(
-            _implicit_qacc_vjp,
-            dim=(d.nworld, m.nv),
-            inputs=[m.opt.timestep, ws.implicit, ws.rhs, ws.joint_w],
-            outputs=[ws.adj_qacc],
-        )
-    else:
-        mjw.mul_m(m, d, ws.adj_qacc, ws.joint_w, M=ws.implicit_M)
-        wp.launch(_subtracted, dim=(d.nworld, m.nv), inputs=[ws.rhs], outputs=[ws.adj_qacc])
+        _sparse_solve_vjp(m, s, ws)
     if flags.free_bodies:
         if flags.implicit_fluid:
             free_body_fluid(m, s, ws)
@@ -320,3 +345,38 @@ def velocity_solve_vjp(
             ],
             outputs=[ws.joint_w, ws.joint_z, ws.adj_qacc, adj.qpos, adj.qvel],
         )
+
+
+def _sparse_solve_vjp(m: mjw.Model, s: Substep, ws: Workspace) -> None:
+    """The same with the simulator's own solver, which knows the trees: many dofs, or any E."""
+    d = s.d
+    if s.system_M is None:
+        wp.copy(ws.system.M, d.M)
+        wp.launch(
+            _implicit_diagonal,
+            dim=(d.nworld, m.nv),
+            inputs=[m.opt.timestep, m.M_rownnz, m.M_rowadr, d.qacc, ws.implicit],
+            outputs=[ws.system.M, ws.rhs_z],
+        )
+    else:
+        wp.copy(ws.system.M, s.system_M)
+        wp.launch(
+            _implicit_matrix,
+            dim=d.M.shape,
+            inputs=[d.M, s.system_M],
+            outputs=[ws.implicit_M],
+        )
+        mjw.mul_m(m, d, ws.rhs_z, d.qacc, M=ws.implicit_M)
+    mjw.factor_m(m, ws.system)
+    mjw.solve_m(m, ws.system, ws.joint_w, ws.rhs)
+    mjw.solve_m(m, ws.system, ws.joint_z, ws.rhs_z)
+    if s.system_M is None:
+        wp.launch(
+            _implicit_qacc_vjp,
+            dim=(d.nworld, m.nv),
+            inputs=[m.opt.timestep, ws.implicit, ws.rhs, ws.joint_w],
+            outputs=[ws.adj_qacc],
+        )
+    else:
+        mjw.mul_m(m, d, ws.adj_qacc, ws.joint_w, M=ws.implicit_M)
+        wp.launch(_subtracted, dim=(d.nworld, m.nv), inputs=[ws.rhs], outputs=[ws.adj_qacc])

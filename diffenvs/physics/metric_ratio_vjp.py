@@ -15,7 +15,7 @@ With `s = sum of y f` over the rows, less `adhesion g / D`, `J` has the cotangen
 one more joint vector, whose field the first row multiplies. It differs from contact to contact, so
 it is carried along the two chains of joints at once; what it does to the contact's point
 (`contact_point`), its frame (`contact_rotation`) and the bodies (`y`) is left for `contact_vjp` and
-the sweep. The diagonals change with the composite inertia `I_j` behind a dof `j`:
+`tree_vjp`. The diagonals change with the composite inertia `I_j` behind a dof `j`:
 
     d M_cc / d qpos_j = -2 S_j . (S_c x* I_j S_c)     for c before the joint of j, else 0
 

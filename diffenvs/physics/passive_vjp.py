@@ -8,14 +8,13 @@ damping + p0 |v| + p1 v^2` (dof_dampingpoly):
     ball and free, rotation: qfrc = -k(|x|) x, x the rotation vector from qpos_spring to qpos
     all:             qfrc -= b(qvel) qvel
 
-In:  `mu` (nv), the solution of `H mu = adj_qacc`; where the integrator treats damping implicitly
-     also the pair `w`, `z` and `qacc`.
-Out: `adj_qpos`, `adj_qvel`, accumulated:
+In:  `mu` (nv), the solution of `H mu = adj_qacc`.
+Out: `adj_qpos`, accumulated:
 
-    adj_qpos -= (d(k x)/dx)^T mu;   adj_qvel -= B mu [+ h w dB/dv qacc_eff, implicit damping]
+    adj_qpos -= (d(k x)/dx)^T mu
 
-with `B = d(b v)/dv = damping + 2 p0 |v| + 3 p1 v^2`, which is also the diagonal of the integrator's
-`E`, and `qacc_eff = qacc - z`. Derivation: `DERIVATION.md`, section 8.
+and `B = d(b v)/dv = damping + 2 p0 |v| + 3 p1 v^2` with its derivative, for `actuator_vjp`, which
+treats the dampers, and for those of tendons. Derivation: `DERIVATION.md`, section 8.
 Not covered: springs that yield.
 """
 
@@ -25,7 +24,7 @@ import warp as wp
 
 from .record import Substep
 from .spatial import inverse_right_jacobian, vec3_at, vec4_at
-from .workspace import Cotangent, Flags, Workspace
+from .workspace import Cotangent, Workspace
 
 wp.set_module_options({"enable_backward": False})
 
@@ -81,62 +80,29 @@ def rotation_between(a: wp.vec4, b: wp.vec4) -> wp.vec3:
 
 
 @wp.kernel
-def _passive_vjp(
+def _spring_force_vjp(
     # Model:
-    opt_timestep: wp.array[float],
     qpos_spring: wp.array2d[float],
     jnt_type: wp.array[int],
     jnt_qposadr: wp.array[int],
     jnt_dofadr: wp.array[int],
     jnt_stiffness: wp.array2d[float],
     jnt_stiffnesspoly: wp.array2d[wp.vec2],
-    dof_damping: wp.array2d[float],
-    dof_dampingpoly: wp.array2d[wp.vec2],
     # Record:
     qpos_in: wp.array2d[float],
-    qvel_in: wp.array2d[float],
-    qacc_in: wp.array2d[float],
     # In:
-    with_spring: bool,
-    with_damper: bool,
-    implicit_damping: bool,
     mu_in: wp.array2d[float],
-    w_in: wp.array2d[float],
-    z_in: wp.array2d[float],
     # Out:
     adj_qpos_io: wp.array2d[float],
-    adj_qvel_io: wp.array2d[float],
 ):
-    """Spring and dampers of one joint."""
+    """Spring of one joint."""
     worldid, jntid = wp.tid()
-    adr = jnt_dofadr[jntid]
-    jnttype = jnt_type[jntid]
-    ndof = int(1)
-    if jnttype == _FREE:
-        ndof = 6
-    elif jnttype == _BALL:
-        ndof = 3
-
-    if with_damper:
-        h = opt_timestep[worldid % opt_timestep.shape[0]]
-        for i in range(adr, adr + ndof):
-            v = qvel_in[worldid, i]
-            poly = dof_dampingpoly[worldid % dof_dampingpoly.shape[0], i]
-            damping = dof_damping[worldid % dof_damping.shape[0], i]
-            adj = damping_derivative(damping, poly, v) * mu_in[worldid, i]
-            if implicit_damping:
-                dB = damping_curvature(poly, v)
-                if dB != 0.0:
-                    qacc_eff = qacc_in[worldid, i] - z_in[worldid, i]
-                    adj += h * w_in[worldid, i] * dB * qacc_eff
-            adj_qvel_io[worldid, i] -= adj
-
-    if not with_spring:
-        return
     stiffness = jnt_stiffness[worldid % jnt_stiffness.shape[0], jntid]
     poly = jnt_stiffnesspoly[worldid % jnt_stiffnesspoly.shape[0], jntid]
     if stiffness == 0.0 and poly[0] == 0.0 and poly[1] == 0.0:
         return
+    jnttype = jnt_type[jntid]
+    adr = jnt_dofadr[jntid]
     qadr = jnt_qposadr[jntid]
     ref = worldid % qpos_spring.shape[0]
     if jnttype == _FREE:
@@ -158,31 +124,21 @@ def _passive_vjp(
         adj_qpos_io[worldid, adr] -= K * mu_in[worldid, adr]
 
 
-def passive_vjp(m: mjw.Model, flags: Flags, s: Substep, ws: Workspace, adj: Cotangent) -> None:
-    """Adjoint of the springs and dampers of joints."""
+def spring_vjp(m: mjw.Model, s: Substep, ws: Workspace, adj: Cotangent) -> None:
+    """Adjoint of the springs of joints."""
     d = s.d
     wp.launch(
-        _passive_vjp,
+        _spring_force_vjp,
         dim=(d.nworld, m.njnt),
         inputs=[
-            m.opt.timestep,
             m.qpos_spring,
             m.jnt_type,
             m.jnt_qposadr,
             m.jnt_dofadr,
             m.jnt_stiffness,
             m.jnt_stiffnesspoly,
-            m.dof_damping,
-            m.dof_dampingpoly,
             d.qpos,
-            d.qvel,
-            d.qacc,
-            flags.spring,
-            flags.damper,
-            flags.implicit_damping,
             ws.joint_mu,
-            ws.joint_w,
-            ws.joint_z,
         ],
-        outputs=[adj.qpos, adj.qvel],
+        outputs=[adj.qpos],
     )

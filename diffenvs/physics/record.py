@@ -29,7 +29,6 @@ DATA_FIELDS = (
     "nf",
     "nl",
     "nefc",  # then contacts
-    "xmat",
     "subtree_com",
     "cdof",
     "cdof_dot",
@@ -42,14 +41,16 @@ DATA_FIELDS = (
     "actuator_velocity",
     "actuator_force",
 )
-# flag of the model: what of Data is retained in addition where it is set
+# flag of the model: what is retained in addition where it is set
 FEATURE_FIELDS = {
+    "fluid": ("xmat",),
+    "free_bodies": ("xmat",),
     "tendon": ("ten_J", "ten_length", "ten_velocity"),
     "spatial_tendon": ("site_xpos",),
     "tendon_wrap": ("ten_wrapadr", "wrap_obj", "wrap_xpos"),
     "site_actuation": ("site_xpos", "site_xmat"),
     "actuator_force_limit": ("qfrc_actuator",),
-    "discrete": ("qH", "crb"),
+    "discrete": ("qH", "crb", "xmat"),
     "body_equality": ("xpos", "xquat"),  # connect and weld
 }
 CONTACT_FIELDS = (
@@ -59,14 +60,14 @@ CONTACT_FIELDS = (
     "includemargin",
     "friction",
     "solref",
-    "solreffriction",
     "solimp",
     "dim",
     "adhesion",
     "geom",
 )
-EFC_FIELDS = ("type", "id", "D", "force")
-
+CONTACT_FEATURE_FIELDS = {"elliptic": ("solreffriction",)}
+EFC_FIELDS = ("id", "D", "force")
+EFC_FEATURE_FIELDS = {"row_types": ("type",)}
 
 RK4_NODES = (0.5, 0.5, 1.0)  # of the second to the fourth stage
 RK4_WEIGHTS = (1.0 / 6.0, 1.0 / 3.0, 1.0 / 3.0, 1.0 / 6.0)
@@ -74,9 +75,18 @@ RK4_WEIGHTS = (1.0 / 6.0, 1.0 / 3.0, 1.0 / 3.0, 1.0 / 6.0)
 
 def data_fields(flags: Flags, inputs: Inputs) -> tuple[str, ...]:
     """`DATA_FIELDS` and those that only some models or inputs need."""
-    extra = [names for flag, names in FEATURE_FIELDS.items() if getattr(flags, flag)]
-    extra += [tuple(inputs.given()), () if inputs.xfrc_applied is None else ("xipos",)]
-    return tuple(dict.fromkeys(itertools.chain(DATA_FIELDS, *extra)))
+    given = inputs.given()
+    extra = [*given]
+    extra += ["xipos"] if "xfrc_applied" in given else []
+    extra += ["xmat"] if {"mocap_pos", "mocap_quat"} & given.keys() else []
+    return tuple(dict.fromkeys([*_needed(flags, DATA_FIELDS, FEATURE_FIELDS), *extra]))
+
+
+def _needed(
+    flags: Flags, always: tuple[str, ...], features: dict[str, tuple[str, ...]]
+) -> tuple[str, ...]:
+    extra = [names for flag, names in features.items() if getattr(flags, flag)]
+    return tuple(dict.fromkeys(itertools.chain(always, *extra)))
 
 
 @dataclasses.dataclass
@@ -107,14 +117,17 @@ class Substep:
     solver_Jaref: wp.array  # (nworld, njmax)
     system_M: wp.array | None = None  # (nworld, nC): M + h E, where E is not diagonal
     rungekutta4: RungeKutta4 | None = None
-    fields: tuple[str, ...] = DATA_FIELDS  # of `d`, that belong to the record
+    # of `d`, `d.contact` and `d.efc`, that belong to the record:
+    fields: tuple[str, ...] = ()
+    contact_fields: tuple[str, ...] = ()
+    efc_fields: tuple[str, ...] = ()
     inputs: tuple[str, ...] = ()  # fields of Inputs that the step is given
 
     def arrays(self) -> list[wp.array]:
         """All that it retains."""
         found = [getattr(self.d, name) for name in self.fields]
-        found += [getattr(self.d.contact, name) for name in CONTACT_FIELDS]
-        found += [getattr(self.d.efc, name) for name in EFC_FIELDS]
+        found += [getattr(self.d.contact, name) for name in self.contact_fields]
+        found += [getattr(self.d.efc, name) for name in self.efc_fields]
         found += [self.solver_h, self.solver_hfactor, self.solver_Jaref]
         if self.system_M is not None:
             found.append(self.system_M)
@@ -176,11 +189,19 @@ def _make_stage(flags: Flags, d: mjw.Data, solver, inputs: Inputs) -> Substep:
         return {name: wp.clone(getattr(struct, name)) for name in names}
 
     fields = data_fields(flags, inputs)
+    contact_fields = _needed(flags, CONTACT_FIELDS, CONTACT_FEATURE_FIELDS)
+    efc_fields = _needed(flags, EFC_FIELDS, EFC_FEATURE_FIELDS)
     view = dataclasses.replace(
         d,
         **(own(d, fields) | inputs.given()),
-        contact=dataclasses.replace(d.contact, **own(d.contact, CONTACT_FIELDS)),
-        efc=dataclasses.replace(d.efc, **own(d.efc, EFC_FIELDS)),
+        contact=dataclasses.replace(d.contact, **own(d.contact, contact_fields)),
+        efc=dataclasses.replace(d.efc, **own(d.efc, efc_fields)),
     )
-    retained = solver_hessian.make_retained(solver)
-    return Substep(d=view, fields=fields, inputs=tuple(inputs.given()), **retained)
+    return Substep(
+        d=view,
+        fields=fields,
+        contact_fields=contact_fields,
+        efc_fields=efc_fields,
+        inputs=tuple(inputs.given()),
+        **solver_hessian.make_retained(solver),
+    )

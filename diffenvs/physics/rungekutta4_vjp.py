@@ -194,6 +194,7 @@ def rungekutta4_vjp(
     joints = [m.opt.timestep, m.jnt_type, m.jnt_dofadr]
     per_joint, per_dof = (d.nworld, m.njnt), (d.nworld, m.nv)
     stages = [s, *rk.stages]
+    adj_stage = adj.with_state(work.adj)
     adj.zero_state()
     work.adj_rate_mean.zero_()
     wp.launch(
@@ -215,32 +216,32 @@ def rungekutta4_vjp(
         )
     for i in (3, 2, 1):
         stage, rate_prev, scale = stages[i], rk.rates[i - 1], RK4_NODES[i - 1]
-        work.adj.zero_state()
+        adj_stage.zero_state()
         wp.launch(
             _rate_vjp,
             dim=per_joint,
             inputs=[*joints, stage.d.qvel, rate_prev, scale, work.adj_rate[i]],
-            outputs=[work.adj.qvel, work.adj_rate[i - 1]],
+            outputs=[adj_stage.qvel, work.adj_rate[i - 1]],
         )
         of_stage = forces if i == 3 else None
-        forward_vjp(m, flags, stage, ws, work.adj_qacc[i], work.adj_act_dot[i], work.adj, of_stage)
+        forward_vjp(m, flags, stage, ws, work.adj_qacc[i], work.adj_act_dot[i], adj_stage, of_stage)
         wp.launch(
             _displaced_position_vjp,
             dim=per_joint,
-            inputs=[*joints, rate_prev, scale, work.adj.qpos],
+            inputs=[*joints, rate_prev, scale, adj_stage.qpos],
             outputs=[adj.qpos, work.adj_rate[i - 1]],
         )
         wp.launch(
             _displaced_vjp,
             dim=per_dof,
-            inputs=[m.opt.timestep, scale, work.adj.qvel],
+            inputs=[m.opt.timestep, scale, adj_stage.qvel],
             outputs=[adj.qvel, work.adj_qacc[i - 1]],
         )
         if flags.activation:
             wp.launch(
                 _displaced_vjp,
                 dim=(d.nworld, m.na),
-                inputs=[m.opt.timestep, scale, work.adj.act],
+                inputs=[m.opt.timestep, scale, adj_stage.act],
                 outputs=[adj.act, work.adj_act_dot[i - 1]],
             )
     forward_vjp(m, flags, s, ws, work.adj_qacc[0], work.adj_act_dot[0], adj)

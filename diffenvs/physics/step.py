@@ -15,7 +15,15 @@ from .contact_refine import refine_contacts
 from .fold import folded
 from .forces import Forces, check_forces, launch_forces, make_forces
 from .forces_vjp import ForceWorkspace, force_cotangent
-from .inputs import Inputs, as_inputs, check_arrays, check_mocap, copy_inputs, make_inputs
+from .inputs import (
+    Inputs,
+    as_inputs,
+    check_arrays,
+    check_cotangents,
+    check_mocap,
+    copy_inputs,
+    make_inputs,
+)
 from .record import RK4_NODES, RK4_WEIGHTS, Record, Substep, make_substep
 from .sizes import most_contacts, most_rows
 from .tape import StagedStep, TapedStep, active_tape, find_staged, paused_tape
@@ -260,48 +268,36 @@ class Physics:
 
         Args:
             record: filled by `launch_step`.
-            adj_state_out: cotangents of the state after, in the shapes of the state.
+            adj_state_out: cotangents of the state after, in the shapes of the state; only read.
             adj_state: overwritten with the cotangents of the state before. That of `qpos` is the
                 gradient by the components of `qpos` (orthogonal to each quaternion).
             adj_ctrl: overwritten with the cotangent of the control, (nworld, nu), or with those of
                 all inputs that the record was made for.
             adj_forces: by `make_forces`; cotangents of the forces of the last substep.
+
+        Raises:
+            RuntimeError: the record holds no step yet.
+            ValueError: it was made without one of the inputs, an array has another shape, dtype or
+                device, or the two states share one.
         """
         if not record.filled:
             raise RuntimeError("Physics.launch_step_vjp: this record holds no step yet")
-        m, adj_inputs = self.m, as_inputs(adj_ctrl).given()
-        for name in adj_inputs.keys() - record.inputs.given().keys():
-            raise ValueError(
-                f"Physics.launch_step_vjp: this record has no cotangent of {name}; make it by"
-                " make_record(inputs) with inputs that have this field"
-            )
+        m, adj_inputs = self.m, as_inputs(adj_ctrl)
+        check_cotangents(self, record, adj_state_out, adj_state, adj_inputs)
+        # the adjoint works on the caller's own arrays
+        after, before = self._workspace.adj_ends
+        after = dataclasses.replace(after, qvel=adj_state_out.qvel, act=adj_state_out.act)
+        own = {"qvel": adj_state.qvel, "act": adj_state.act} | adj_inputs.given()
+        before = dataclasses.replace(before, **own)
+        joints, dim = [m.jnt_type, m.jnt_qposadr, m.jnt_dofadr], (self.nworld, m.njnt)
         with wp.ScopedDevice(self.device), paused_tape():
-            joints = [m.jnt_type, m.jnt_qposadr, m.jnt_dofadr]
-            dim = (self.nworld, m.njnt)
-
-            def seed(adj: Cotangent) -> None:
-                wp.launch(
-                    tangent.tangent_from_gradient,
-                    dim=dim,
-                    inputs=[*joints, record.qpos_next, adj_state_out.qpos],
-                    outputs=[adj.qpos],
-                )
-                wp.copy(adj.qvel, adj_state_out.qvel)
-                wp.copy(adj.act, adj_state_out.act)
-
-            def result(adj: Cotangent) -> None:
-                wp.launch(
-                    tangent.gradient_from_tangent,
-                    dim=dim,
-                    inputs=[*joints, record.substeps[0].d.qpos, adj.qpos],
-                    outputs=[adj_state.qpos],
-                )
-                wp.copy(adj_state.qvel, adj.qvel)
-                wp.copy(adj_state.act, adj.act)
-                for name, array in adj_inputs.items():
-                    wp.copy(array, getattr(adj, name))
-
-            self.launch_tangent_vjp(record, seed, result, adj_forces)
+            given = [*joints, record.qpos_next, adj_state_out.qpos]
+            wp.launch(tangent.tangent_from_gradient, dim=dim, inputs=given, outputs=[after.qpos])
+            self._launch_vjp(record, after, before, adj_forces)
+            found = [*joints, record.substeps[0].d.qpos, before.qpos]
+            wp.launch(
+                tangent.gradient_from_tangent, dim=dim, inputs=found, outputs=[adj_state.qpos]
+            )
 
     def launch_tangent_vjp(
         self,
@@ -318,16 +314,24 @@ class Physics:
             result: launches what reads those of (qpos, qvel, act, inputs) before it.
             adj_forces: see `launch_step_vjp`.
         """
-        ws, forces = self._workspace, force_cotangent(adj_forces, self._force_workspace)
-        after, before = ws.adj
-        after.zero_inputs(record.inputs.given())
+        after, before = self._workspace.adj_ends
         seed(after)
+        self._launch_vjp(record, after, before, adj_forces)
+        result(before)
+
+    def _launch_vjp(
+        self, record: Record, after: Cotangent, before: Cotangent, adj_forces: Forces | None
+    ) -> None:
+        """Overwrites `before`; `after` is only read."""
+        ws, forces = self._workspace, force_cotangent(adj_forces, self._force_workspace)
+        before.zero_inputs(record.inputs.given())
+        between = [before.with_state(adj) for adj in ws.adj_between]
         qvel_next = record.qvel_next
-        for s in reversed(record.substeps):
-            substep_vjp(self.m, self._flags, s, ws, qvel_next, after, before, forces)
+        for i, s in reversed(list(enumerate(record.substeps))):
+            adj = before if i == 0 else between[i % 2]
+            substep_vjp(self.m, self._flags, s, ws, qvel_next, after, adj, forces)
             qvel_next = s.d.qvel
-            after, before, forces = before, after, None
-        result(after)
+            after, forces = adj, None
 
     def check_overflow(self) -> None:
         """Raises if contacts or constraint rows did not fit in any step since the last call.
@@ -376,7 +380,7 @@ class Physics:
                 the device, by `tape.backward()` or within 64 steps; see `check_overflow`.
         """
         inputs = as_inputs(ctrl)
-        check_arrays(self, state, inputs)
+        check_arrays(self, state, inputs, "Physics.step", "state")
         tape = active_tape()
         out = self.make_state(requires_grad=tape is not None)
         with wp.ScopedDevice(self.device), paused_tape():

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import warp as wp
 
 from .inputs import Inputs, accumulate_vectors, copy_inputs
+from .load import load_kernels
 
 if TYPE_CHECKING:
     from .step import Physics, State
@@ -36,15 +37,19 @@ def paused_tape() -> Iterator[None]:
 
 
 def captured(device: wp.Device, launches: Callable[[], None]) -> wp.Graph:
-    """A graph of the launches, which are run first: a capture may not load kernels."""
+    """A graph of the launches. Their kernels are loaded first, which a capture may not do."""
     with wp.ScopedDevice(device), paused_tape():
+        load_kernels(device, launches)
+        return _capture(launches)
+
+
+def _capture(launches: Callable[[], None]) -> wp.Graph:
+    with wp.ScopedCapture() as capture:
         launches()
-        with wp.ScopedCapture() as capture:
-            launches()
-        graph = capture.graph
-        assert graph is not None
-        # CUDA instantiates a graph at its first launch, and refuses if another capture came between
-        wp.capture_launch(graph)
+    graph = capture.graph
+    assert graph is not None
+    # CUDA instantiates a graph at its first launch, and refuses if another capture came between
+    wp.capture_launch(graph)
     return graph
 
 
@@ -73,20 +78,18 @@ class StagedStep:
         self._state, self._state_out = physics.make_state(), physics.make_state()
         self._inputs = _like(inputs)
         self.fields = set(inputs.given())
-        self._graph = captured(
-            physics.device,
-            lambda: physics.launch_step(self._state, self._inputs, self._state_out, record),
-        )
-        self._adjoint_graph = None
+        launches = [lambda: physics.launch_step(self._state, self._inputs, self._state_out, record)]
         if record is not None:
             self._adj_state, self._adj_state_out = physics.make_state(), physics.make_state()
             self._adj_inputs = _like(inputs)
-            self._adjoint_graph = captured(
-                physics.device,
+            launches.append(
                 lambda: physics.launch_step_vjp(
                     record, self._adj_state_out, self._adj_state, self._adj_inputs
-                ),
+                )
             )
+        with wp.ScopedDevice(physics.device), paused_tape():
+            load_kernels(physics.device, *launches)
+            self._graph, *self._adjoint_graph = map(_capture, launches)
 
     def step(self, state: "State", inputs: Inputs, state_out: "State") -> None:
         """`state, inputs -> state_out`, by replay."""
@@ -102,7 +105,7 @@ class StagedStep:
         adj_out = self._adj_state_out.differentiable()
         for staged, given in zip(adj_out, state_out.differentiable(), strict=True):
             wp.copy(staged, given.grad)
-        wp.capture_launch(self._adjoint_graph)
+        wp.capture_launch(*self._adjoint_graph)
         before = (*state.differentiable(), *inputs.given().values())
         adj_in = (*self._adj_state.differentiable(), *self._adj_inputs.given().values())
         for given, adj in zip(before, adj_in, strict=True):

@@ -1,4 +1,4 @@
-"""Adjoint of the kinematic tree: inertial forces on bodies, and the sweep from leaves to root.
+"""Adjoint of the kinematic tree: inertial forces on bodies, and sums over subtrees to the joints.
 
 For every body, four twist fields are read off the joint vectors by summing along the path to the
 root: `mu_` of mu, `a_` of qacc, `v_` of qvel (MuJoCo's `cvel`) and the bias field `b_` with
@@ -12,14 +12,15 @@ The inertia `I` of a body leaves, with `h = I v_`:
     x_mu = I (a_ + b_) + v_ x* h;   x_a = x_b = I mu_;   x_v = I (mu_ x v_) - mu_ x* h
 
 The pair `(w, z)` of an implicit integrator (`integrator_vjp`) leaves `x_w = -I z_`, `x_z = -I w_`.
-`contact_vjp` adds its part. The sweep then carries all sums towards the root and projects them on
-the motion axes `S = cdof` of each joint block (one dof, or the three rotations of a ball):
+`contact_vjp` adds its part. A joint moves the subtree behind it: with `X` the sums of `x` and `y`
+over the bodies there, and `X_v` that of `x_v + v_ x* x_b`, each joint block (one dof, or the three
+rotations of a ball) projects on its motion axes `S = cdof`
 
-    x_v'     = x_v + (S qvel) x* x_b
-    adj_qpos = -S . [y - sum_{f in mu,a,b,w,z} f_in x* x_f - v_in x* x_v']
-    adj_qvel = -S . [x_v - v_in x* x_b]
+    adj_qpos = -S . [Y - sum_{f in mu,a,b,w,z} f_in x* X_f - v_in x* (X_v - v_in x* X_b)]
+    adj_qvel = -S . [X_v - (v_in + v_out) x* X_b]
 
-where `f_in` is the field before the block. Derivation: `DERIVATION.md`, sections 2, 3 and 5.
+where `f_in` and `f_out` are the field before and after the block. Bodies are numbered depth first,
+so a subtree is a range of them. Derivation: `DERIVATION.md`, sections 2, 3 and 5.
 """
 
 import mujoco
@@ -128,13 +129,11 @@ def _body_vjp(
 
 
 @wp.kernel
-def _sweep_vjp(
+def _subtree_vjp(
     # Model:
-    nbody: int,
-    body_parentid: wp.array[int],
-    body_weldid: wp.array[int],
     body_jntadr: wp.array[int],
     body_jntnum: wp.array[int],
+    body_end: wp.array[int],
     jnt_type: wp.array[int],
     jnt_dofadr: wp.array[int],
     # Record:
@@ -153,92 +152,88 @@ def _sweep_vjp(
     b_body_in: wp.array2d[wp.spatial_vector],
     w_body_in: wp.array2d[wp.spatial_vector],
     z_body_in: wp.array2d[wp.spatial_vector],
+    x_mu_in: wp.array2d[wp.spatial_vector],
+    x_a_in: wp.array2d[wp.spatial_vector],
+    x_b_in: wp.array2d[wp.spatial_vector],
+    x_v_in: wp.array2d[wp.spatial_vector],
+    x_w_in: wp.array2d[wp.spatial_vector],
+    x_z_in: wp.array2d[wp.spatial_vector],
+    y_in: wp.array2d[wp.spatial_vector],
     # Out:
-    x_mu_io: wp.array2d[wp.spatial_vector],
-    x_a_io: wp.array2d[wp.spatial_vector],
-    x_b_io: wp.array2d[wp.spatial_vector],
-    x_v_io: wp.array2d[wp.spatial_vector],
-    x_w_io: wp.array2d[wp.spatial_vector],
-    x_z_io: wp.array2d[wp.spatial_vector],
-    y_io: wp.array2d[wp.spatial_vector],
     adj_qpos_io: wp.array2d[float],
     adj_qvel_io: wp.array2d[float],
 ):
-    """From the leaves to the root, one world per thread: a fixed order, hence repeatable sums."""
-    worldid = wp.tid()
-    for k in range(nbody - 1):
-        bodyid = nbody - 1 - k
-        if body_weldid[bodyid] == 0:
-            continue
-        x_mu = x_mu_io[worldid, bodyid]
-        x_a = x_a_io[worldid, bodyid]
-        x_b = x_b_io[worldid, bodyid]
-        x_v = x_v_io[worldid, bodyid]
-        y = y_io[worldid, bodyid]
-        mu = mu_body_in[worldid, bodyid]
-        a = a_body_in[worldid, bodyid]
-        b = b_body_in[worldid, bodyid]
-        v = cvel_in[worldid, bodyid]
-        x_w = wp.spatial_vector()
-        x_z = wp.spatial_vector()
-        w = wp.spatial_vector()
-        z = wp.spatial_vector()
+    """The joints of one body."""
+    worldid, bodyid = wp.tid()
+    njnt = body_jntnum[bodyid]
+    if njnt == 0:
+        return
+    x_mu = wp.spatial_vector()
+    x_a = wp.spatial_vector()
+    x_b = wp.spatial_vector()
+    x_v = wp.spatial_vector()
+    x_w = wp.spatial_vector()
+    x_z = wp.spatial_vector()
+    y = wp.spatial_vector()
+    # the last body first, as leaves come before their parents where sums are carried to the root
+    for k in range(body_end[bodyid] - bodyid):
+        i = body_end[bodyid] - 1 - k
+        x_b_i = x_b_in[worldid, i]
+        x_mu += x_mu_in[worldid, i]
+        x_a += x_a_in[worldid, i]
+        x_b += x_b_i
+        x_v += x_v_in[worldid, i] + force_cross(cvel_in[worldid, i], x_b_i)
+        y += y_in[worldid, i]
         if with_pair:
-            x_w = x_w_io[worldid, bodyid]
-            x_z = x_z_io[worldid, bodyid]
-            w = w_body_in[worldid, bodyid]
-            z = z_body_in[worldid, bodyid]
+            x_w += x_w_in[worldid, i]
+            x_z += x_z_in[worldid, i]
 
-        njnt = body_jntnum[bodyid]
-        for j in range(njnt):
-            jntid = body_jntadr[bodyid] + njnt - 1 - j
-            jnttype = jnt_type[jntid]
-            adr = jnt_dofadr[jntid]
-            # blocks from the last to the first: a rotation of three dofs, then single dofs
-            nblock = int(1)
-            if jnttype == _FREE:
-                nblock = 4
-            for block in range(nblock):
-                first = adr
-                ndof = int(1)
-                if jnttype == _BALL:
+    mu = mu_body_in[worldid, bodyid]
+    a = a_body_in[worldid, bodyid]
+    b = b_body_in[worldid, bodyid]
+    v = cvel_in[worldid, bodyid]
+    w = wp.spatial_vector()
+    z = wp.spatial_vector()
+    if with_pair:
+        w = w_body_in[worldid, bodyid]
+        z = z_body_in[worldid, bodyid]
+
+    for j in range(njnt):
+        jntid = body_jntadr[bodyid] + njnt - 1 - j
+        jnttype = jnt_type[jntid]
+        adr = jnt_dofadr[jntid]
+        # blocks from the last to the first: a rotation of three dofs, then single dofs
+        nblock = int(1)
+        if jnttype == _FREE:
+            nblock = 4
+        for block in range(nblock):
+            first = adr
+            ndof = int(1)
+            if jnttype == _BALL:
+                ndof = 3
+            elif jnttype == _FREE:
+                first = adr + 3 - block
+                if block == 0:
                     ndof = 3
-                elif jnttype == _FREE:
-                    first = adr + 3 - block
-                    if block == 0:
-                        ndof = 3
-                sv = wp.spatial_vector()
-                for i in range(first, first + ndof):
-                    s = cdof_in[worldid, i]
-                    sv += s * qvel_in[worldid, i]
-                    mu -= s * mu_in[worldid, i]
-                    a -= s * qacc_in[worldid, i]
-                    b -= cdof_dot_in[worldid, i] * qvel_in[worldid, i]
-                    if with_pair:
-                        w -= s * w_in[worldid, i]
-                        z -= s * z_in[worldid, i]
-                v -= sv
-                x_v_in = x_v + force_cross(sv, x_b)
-                dq = y - force_cross(mu, x_mu) - force_cross(a, x_a) - force_cross(b, x_b)
-                dq -= force_cross(v, x_v_in)
+            v_out = v
+            for i in range(first, first + ndof):
+                s = cdof_in[worldid, i]
+                v -= s * qvel_in[worldid, i]
+                mu -= s * mu_in[worldid, i]
+                a -= s * qacc_in[worldid, i]
+                b -= cdof_dot_in[worldid, i] * qvel_in[worldid, i]
                 if with_pair:
-                    dq -= force_cross(w, x_w) + force_cross(z, x_z)
-                dv = x_v - force_cross(v, x_b)
-                for i in range(first, first + ndof):
-                    s = cdof_in[worldid, i]
-                    adj_qpos_io[worldid, i] -= wp.dot(s, dq)
-                    adj_qvel_io[worldid, i] -= wp.dot(s, dv)
-                x_v = x_v_in
-
-        parentid = body_parentid[bodyid]
-        x_mu_io[worldid, parentid] += x_mu
-        x_a_io[worldid, parentid] += x_a
-        x_b_io[worldid, parentid] += x_b
-        x_v_io[worldid, parentid] += x_v
-        y_io[worldid, parentid] += y
-        if with_pair:
-            x_w_io[worldid, parentid] += x_w
-            x_z_io[worldid, parentid] += x_z
+                    w -= s * w_in[worldid, i]
+                    z -= s * z_in[worldid, i]
+            dq = y - force_cross(mu, x_mu) - force_cross(a, x_a) - force_cross(b, x_b)
+            dq -= force_cross(v, x_v - force_cross(v, x_b))
+            if with_pair:
+                dq -= force_cross(w, x_w) + force_cross(z, x_z)
+            dv = x_v - force_cross(v + v_out, x_b)
+            for i in range(first, first + ndof):
+                s = cdof_in[worldid, i]
+                adj_qpos_io[worldid, i] -= wp.dot(s, dq)
+                adj_qvel_io[worldid, i] -= wp.dot(s, dv)
 
 
 def body_vjp(m: mjw.Model, flags: Flags, s: Substep, ws: Workspace) -> None:
@@ -269,18 +264,16 @@ def body_vjp(m: mjw.Model, flags: Flags, s: Substep, ws: Workspace) -> None:
     )
 
 
-def sweep_vjp(m: mjw.Model, flags: Flags, s: Substep, ws: Workspace, adj: Cotangent) -> None:
+def subtree_vjp(m: mjw.Model, flags: Flags, s: Substep, ws: Workspace, adj: Cotangent) -> None:
     """Carries all that lies on the bodies' fields to the joints."""
     d = s.d
     wp.launch(
-        _sweep_vjp,
-        dim=d.nworld,
+        _subtree_vjp,
+        dim=(d.nworld, m.nbody),
         inputs=[
-            m.nbody,
-            m.body_parentid,
-            m.body_weldid,
             m.body_jntadr,
             m.body_jntnum,
+            ws.body_end,
             m.jnt_type,
             m.jnt_dofadr,
             d.qvel,
@@ -292,11 +285,7 @@ def sweep_vjp(m: mjw.Model, flags: Flags, s: Substep, ws: Workspace, adj: Cotang
             ws.joint_mu,
             ws.joint_w,
             ws.joint_z,
-            ws.mu,
-            ws.a,
-            ws.b,
-            ws.w,
-            ws.z,
+            *(getattr(ws, name) for name in FIELDS),
         ],
-        outputs=[ws.x_mu, ws.x_a, ws.x_b, ws.x_v, ws.x_w, ws.x_z, ws.y, adj.qpos, adj.qvel],
+        outputs=[adj.qpos, adj.qvel],
     )

@@ -17,7 +17,7 @@ import warp as wp
 
 from .activation_vjp import next_activation_vjp
 from .actuator_force_vjp import general_actuator_vjp
-from .actuator_vjp import actuator_vjp
+from .actuator_vjp import dof_force_vjp
 from .constraint_vjp import limit_vjp
 from .contact_vjp import contact_vjp
 from .discrete_vjp import discrete_vjp, free_body_vjp
@@ -30,13 +30,13 @@ from .gravcomp_vjp import gravcomp_vjp
 from .inputs_vjp import applied_vjp, mocap_vjp
 from .integrator_vjp import next_position_vjp, velocity_solve_vjp
 from .metric_ratio_vjp import metric_ratio_vjp
-from .passive_vjp import passive_vjp
+from .passive_vjp import spring_vjp
 from .record import Substep
 from .rungekutta4_vjp import rungekutta4_vjp
 from .solve_vjp import solve_vjp
 from .tendon_row_vjp import tendon_row_vjp
 from .tendon_vjp import tendon_fields, tendon_passive_vjp, tendon_vjp
-from .tree_vjp import body_vjp, sweep_vjp
+from .tree_vjp import body_vjp, subtree_vjp
 from .workspace import Cotangent, Flags, Workspace
 
 
@@ -95,9 +95,10 @@ def forward_vjp(
         tendon_fields(m, flags, s, ws)
     if flags.general_actuation:
         general_actuator_vjp(m, flags, s, drive, adj_act_dot, adj)
-    elif flags.actuation:
-        actuator_vjp(m, flags, s, drive, adj)
-    passive_vjp(m, flags, s, ws, adj)
+    if flags.damper or flags.actuation:
+        dof_force_vjp(m, flags, s, ws, drive, adj)
+    if flags.joint_spring:
+        spring_vjp(m, s, ws, adj)
     if flags.gravcomp:
         gravcomp_vjp(m, flags, s, ws)
     if flags.fluid:
@@ -121,5 +122,5 @@ def forward_vjp(
         tendon_vjp(m, flags, s, ws, adj)
     if forces is not None:
         forces_vjp(m, flags, s, ws, forces, adj)
-    sweep_vjp(m, flags, s, ws, adj)
+    subtree_vjp(m, flags, s, ws, adj)
     mocap_vjp(m, flags, s, ws, adj)

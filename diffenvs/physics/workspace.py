@@ -30,6 +30,7 @@ class Flags:
     elliptic: bool
     gravity: bool
     spring: bool
+    joint_spring: bool  # a joint has one
     damper: bool
     gravcomp: bool
     fluid: bool
@@ -59,6 +60,7 @@ class Flags:
     shapes: bool  # geoms collide that need contact_shape_vjp
     curved: bool  # or contact_refine
     surfacevel: bool  # surfaces of geoms move
+    row_types: bool  # joints and tendons share the rows of limits or of friction loss
     manifolds: bool  # geoms collide that need manifold_vjp
 
     @classmethod
@@ -99,6 +101,8 @@ class Flags:
         pair = pair or implicit_matrix
         equality = enabled(_DSBL.mjDSBL_CONSTRAINT, _DSBL.mjDSBL_EQUALITY)
 
+        tendon = _tendon_flags(mjm, enabled)
+
         def has_equality(*types: mujoco.mjtEq) -> bool:
             return equality and bool(np.isin(mjm.eq_type, [int(t) for t in types]).any())
 
@@ -108,6 +112,7 @@ class Flags:
             elliptic=mjm.opt.cone == mujoco.mjtCone.mjCONE_ELLIPTIC,
             gravity=gravity,
             spring=spring,
+            joint_spring=spring and bool(mjm.jnt_stiffness.any() or mjm.jnt_stiffnesspoly.any()),
             damper=damper,
             gravcomp=passive and gravity and bool(mjm.body_gravcomp.any()),
             fluid=fluid,
@@ -129,7 +134,8 @@ class Flags:
             manifolds=has_manifolds(mjm),
             curved=has_curved(mjm),
             surfacevel=bool(mjm.geom_surfacevel.any()),
-            **_tendon_flags(mjm, enabled),
+            row_types=discrete or tendon["friction"] or tendon["tendon_limit"],
+            **tendon,
             joint_equality=has_equality(_EQ.mjEQ_JOINT),
             body_equality=has_equality(_EQ.mjEQ_CONNECT, _EQ.mjEQ_WELD),
         )
@@ -197,6 +203,10 @@ class Cotangent:
         for name in _with_pose(names):
             getattr(self, name).zero_()
 
+    def with_state(self, other: "Cotangent") -> "Cotangent":
+        """With the state of another in the place of this one's."""
+        return dataclasses.replace(self, qpos=other.qpos, qvel=other.qvel, act=other.act)
+
     def zero_state(self) -> None:
         """Clears all but the inputs."""
         for array in (self.qpos, self.qvel, self.act):
@@ -220,20 +230,35 @@ def _with_pose(names: Iterable[str]) -> set[str]:
     return set(names) | (pose if pose & set(names) else set())
 
 
+def _body_end(parentid: np.ndarray) -> np.ndarray:
+    """One past the last body of each subtree; MuJoCo numbers bodies depth first."""
+    end = np.arange(1, parentid.size + 1)
+    for bodyid in range(parentid.size - 1, 0, -1):
+        end[parentid[bodyid]] = max(end[parentid[bodyid]], end[bodyid])
+    return end
+
+
 class Workspace:
     """Scratch memory of the adjoint; shared by all records of one Physics.
 
     Attributes:
-        adj: cotangents between substeps, in turn; they share that of the control.
+        adj_ends: cotangents of the state after a step and of that before it.
+        adj_between: of the states between substeps, in turn.
         adj_act_dot: cotangent of the rate of the activations, (nworld, na).
         force_derivatives: of actuators, see `actuator_force_vjp`, (nworld, nactuator).
         adj_input: cotangent of what an actuator's gain multiplies, (nworld, nactuator).
         joint_*: joint vectors, (nworld, nv): `mu`, and the integrator's pair `w`, `z`.
         mu, a, b, w, z: fields of the bodies; x_*: their cotangents; y: see `tree_vjp`.
+        body_end: the subtree of body i is i, i + 1, ... body_end[i] - 1, (nbody,).
+        slots: how many threads share the constraint rows of a world.
+        contact_wrenches: what a contact leaves on x_mu, x_a, x_v, y of its first body, then of its
+            second, (naconmax, 8).
         ten_mu, ten_a, ten_w, ten_z: joint vectors multiplied by the tendons' Jacobian, (nworld,
             ntendon); that of qvel is `Data.ten_velocity`.
         x_ten_*: coefficients of phi on these, on `ten_velocity` and on `ten_length`; every force
             that acts along a tendon adds its own, `tendon_vjp` carries them to joints and bodies.
+        dof_actuator: plain actuators in the order of their dofs; those of dof `i` stand from
+            `dof_actuatoradr[i]` to `dof_actuatoradr[i + 1]`, (nv + 1,).
         system: view of Data whose M is the integrator's matrix.
         free_body_fluid: the fluid's part of the integrator's blocks, (nworld, free bodies).
         contact_point, contact_rotation: cotangents of contact points and of rotations of their
@@ -272,7 +297,8 @@ class Workspace:
             return wp.zeros((d.nworld, m.na), dtype=float)
 
         ctrl = wp.zeros((d.nworld, m.nu), dtype=float)
-        self.adj = [Cotangent(joint(), joint(), activation(), ctrl) for _ in range(2)]
+        adj = [Cotangent(joint(), joint(), activation(), ctrl) for _ in range(4)]
+        self.adj_ends, self.adj_between = adj[:2], adj[2:]
         self.adj_act_dot = activation()
         self.force_derivatives = wp.zeros((d.nworld, m.nactuator), dtype=vec7)
         self.adj_input = wp.zeros((d.nworld, m.nactuator), dtype=float)
@@ -283,6 +309,15 @@ class Workspace:
             setattr(self, name, wp.zeros((d.nworld, m.nbody), dtype=wp.spatial_vector))
         for name in TENDON_FIELDS:
             setattr(self, name, wp.zeros((d.nworld, m.ntendon), dtype=float))
+        self.body_end = wp.array(_body_end(m.body_parentid.numpy()), dtype=int)
+        self.contact_wrenches = wp.zeros((d.naconmax, 8), dtype=wp.spatial_vector)
+        self.slots = 8 if d.qpos.device.is_cuda else 1
+        dof = np.zeros(0, dtype=int)
+        if flags.actuation and not flags.general_actuation:
+            dof = m.jnt_dofadr.numpy()[m.actuator_trnid.numpy()[:, 0]]
+        self.dof_actuator = wp.array(np.argsort(dof, kind="stable"), dtype=int)
+        dofs = np.searchsorted(np.sort(dof), np.arange(m.nv + 1))
+        self.dof_actuatoradr = wp.array(dofs, dtype=int)
         self.system = dataclasses.replace(
             d, M=wp.zeros_like(d.M), qLD=wp.zeros_like(d.qLD), qLDiagInv=wp.zeros_like(d.qLDiagInv)
         )
@@ -305,9 +340,6 @@ class Workspace:
 
     def make_inputs(self, d: mjw.Data, names: Iterable[str]) -> None:
         """Allocates the cotangents of these inputs, unless they are there."""
-        stage = [self.rungekutta4.adj] if self.rungekutta4 is not None else []
         for name in _with_pose(names):
-            if getattr(self.adj[0], name) is None:
-                array = wp.zeros_like(getattr(d, name))
-                for adj in (*self.adj, *stage):
-                    setattr(adj, name, array)
+            if getattr(self.adj_ends[1], name) is None:
+                setattr(self.adj_ends[1], name, wp.zeros_like(getattr(d, name)))
