@@ -22,6 +22,7 @@ import warp as wp
 
 from diffenvs.physics import Physics, State, accuracy
 from diffenvs.physics import finite_diff as fd
+from diffenvs.physics.load import load_kernels
 from diffenvs.physics.tape import captured
 
 PLAY, HOLD = 100, 5  # steps of random play, and how many of them hold a control
@@ -133,6 +134,7 @@ class StepBenchmark:
                 self.record, self.adj_out, self.adj, self.adj_ctrl
             ),
         }
+        load_kernels(p.device, *self.launches.values())
         self.graphs = {name: captured(p.device, run) for name, run in self.launches.items()}
         self._draw_cotangents()
         self._play()
