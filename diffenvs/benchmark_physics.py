@@ -255,6 +255,10 @@ class StepBenchmark:
         others = sum(getattr(d, name).numpy() for name in ("ne", "nf", "nl"))
         return self.rows() > others
 
+    def difference_from_stock(self) -> float:
+        """Largest difference of a velocity after the step from that of stock mujoco_warp."""
+        return float(np.abs(self.out.qvel.numpy() - self.stock_data.qvel.numpy()).max(initial=0))
+
     def useless_gradients(self) -> int:
         """Worlds whose gradient of the timed replay is zero, or not finite."""
         size = sum(
@@ -393,6 +397,7 @@ def measure_step(
         "worlds_in_contact": int(bench.in_contact().sum()),
         "rows_mean": float(rows.mean()),
         "rows_max": int(rows.max()),
+        "difference_from_stock": bench.difference_from_stock(),
         "gradient_error_median": median,
         "gradient_error_worst": worst,
         "worlds_compared": int(found.trusted.sum()),

@@ -138,7 +138,9 @@ def _env_speed(cases: list[dict]) -> str:
         if "env_step_us" not in found:
             continue
         windows = [found.get(f"window_32_{retain}_mib") for retain in ("substeps", "steps")]
+        windows = ["–" if mib is None else f"{mib / 1024:.2g} GiB" for mib in windows]
         first = [found.get(f"first_gradient_{kind}_seconds") for kind in ("warm", "cold")]
+        first = ["–" if seconds is None else f"{seconds:.0f} s" for seconds in first]
         rows.append(
             [
                 f"{case['task']}, {case['integrator']}",
@@ -146,13 +148,18 @@ def _env_speed(cases: list[dict]) -> str:
                 f"{found['env_steps_per_second']:,.0f}",
                 f"{found['env_gradients_per_second']:,.0f}",
                 f"{found['env_ratio']:.2f}",
-                " / ".join("" if x is None else f"{x / 1024:.2g} GiB" for x in windows),
-                " / ".join("" if x is None else f"{x:.0f} s" for x in first),
+                " / ".join(windows),
+                " / ".join(first),
             ]
         )
     heading = ["environment", "worlds", "steps/s", "steps with gradient/s", "ratio"]
     heading += ["window of 32, `substeps` / `steps`", "first gradient, warm / cold"]
     return markdown(heading, rows) if rows else ""
+
+
+def _number(value: float) -> str:
+    """Return a figure with three digits, or all before the point."""
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
 
 
 _MJX = "mjx_step_and_gradient_us"
@@ -166,18 +173,18 @@ def _peers(cases: list[dict]) -> str:
         if "vjp_speedup_centred" not in found:
             continue
         differences = [found[f"transition_fd_{k}_us_per_state"] for k in ("one_sided", "centred")]
-        ours = [
-            f"{found[f'{name}_us_per_state']:.3g} ({found[f'{name}_speedup_centred']:.3g}x)"
-            for name in ("vjp", "linearize")
-        ]
+        ours = []
+        for name in ("vjp", "linearize"):
+            marks = found[f"{name}_us_per_state"], found[f"{name}_speedup_centred"]
+            ours.append("{} ({}x)".format(*map(_number, marks)))
         single, mjx = (found.get(name) for name in ("single_by_gymnasium", _MJX))
         rows.append(
             [
                 f"{case['task']}, {case['integrator']}, {case['nworld']:,} worlds",
-                " / ".join(f"{us:,.0f}" for us in differences),
+                " / ".join(map(_number, differences)),
                 *ours,
                 "" if single is None else f"{single:.2f}",
-                "" if mjx is None else f"{mjx / case['nworld']:.3g}",
+                "" if mjx is None else _number(mjx / case["nworld"]),
             ]
         )
     heading = ["µs per state", "`mjd_transitionFD`, one-sided / centred"]

@@ -61,6 +61,7 @@ def test_rows(kept):
     assert found["env_step_us"] > 2 * found["step_us"]  # it makes four of them
     assert 0 <= found["worlds_in_contact"] <= WORLDS
     assert found["worlds_compared"] + found["worlds_set_aside"] == 3
+    assert found["difference_from_stock"] < 1e-3  # of velocities of some m/s or rad/s
     assert 0 < found["gradient_error_median"] <= found["gradient_error_worst"] < 3e-3
 
 
