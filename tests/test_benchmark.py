@@ -125,7 +125,7 @@ def test_no_contact_state(capsys):
     arguments = [*STEP, "--state", "contact", "--nworld", "2"]
     arguments[1] = "InvertedPendulum"
     assert benchmark.main(arguments) == 1
-    assert 'have no state with 4 constraint rows; take state "random"' in capsys.readouterr().out
+    assert "have no state with at least 4 constraint rows" in capsys.readouterr().out
 
 
 @wp.kernel(enable_backward=False)
