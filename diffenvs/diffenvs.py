@@ -18,6 +18,7 @@ from diffenvs.numpy_bridge import cotangent, real_array, state_cotangents
 from diffenvs.rendering import RENDER_MODES
 from diffenvs.task import Task
 from diffenvs.vector_env import DiffVectorEnv, load_task
+from diffenvs.window import WindowMemory
 
 
 class DiffEnv(gym.Env, EzPickle):
@@ -126,6 +127,11 @@ class DiffEnv(gym.Env, EzPickle):
     def adj_initial_state(self) -> EnvState:
         """Cotangent of the state at which the window began, by the last `backward`."""
         return EnvState(*(value[0] for value in self.worlds.adj_initial_state))
+
+    @property
+    def window_memory(self) -> WindowMemory:
+        """Bytes on the device that recorded steps keep, see `DiffVectorEnv.window_memory`."""
+        return self.worlds.window_memory
 
     def detach(self) -> None:
         """Forget the history: the next window begins at the present state."""

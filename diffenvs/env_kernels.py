@@ -1,9 +1,10 @@
 """Kernels of the environments' bookkeeping: start states, time limit, autoreset, and its adjoint.
 
-All run one thread per world and none has a generated adjoint: what they do to a gradient is
-written down in `finish_step_vjp` and `join_step_vjp`. A world that is reset receives a start state
-that depends on nothing before it, so its cotangent ends there. It is cut with a selection, never
-with a product: 0 * NaN is NaN, and the worlds that are reset are those that may have diverged.
+All run one thread per world, unless they say otherwise, and none has a generated adjoint: what they
+do to a gradient is written down in `finish_step_vjp` and `join_step_vjp`. A world that is reset
+receives a start state that depends on nothing before it, so its cotangent ends there. It is cut
+with a selection, never with a product: 0 * NaN is NaN, and the worlds that are reset are those that
+may have diverged.
 """
 
 import warp as wp
@@ -205,21 +206,110 @@ def show_start(
     keep_step_info: bool,
     start_obs_in: wp.array2d[float],
     start_info_in: wp.array2d[float],
+    step_obs_in: wp.array2d[float],
+    step_info_in: wp.array2d[float],
     # Out:
     obs_out: wp.array2d[float],
     info_out: wp.array2d[float],
 ):
-    """Put what is seen of a start state in place of what the step returned, for worlds reset."""
-    world = wp.tid()
-    if not mask_in[world]:
+    """Show what is seen of a start state for worlds reset, what the step returned for the others.
+
+    One thread per world and entry of obs and info, first those of obs.
+    """
+    world, i = wp.tid()
+    reset = mask_in[world]
+    nobs = obs_out.shape[1]
+    if i < nobs:
+        obs_out[world, i] = wp.where(reset, start_obs_in[world, i], step_obs_in[world, i])
         return
-    for i in range(obs_out.shape[1]):
-        obs_out[world, i] = start_obs_in[world, i]
-    for i in range(info_out.shape[1]):
+    i -= nobs
+    value = step_info_in[world, i]
+    if reset:
         if i < nstate_info:
-            info_out[world, i] = start_info_in[world, i]
+            value = start_info_in[world, i]
         elif not keep_step_info:
-            info_out[world, i] = 0.0
+            value = 0.0
+    info_out[world, i] = value
+
+
+@wp.kernel
+def keep_step(
+    # In:
+    number_in: wp.array[int],
+    qpos_in: wp.array2d[float],
+    qvel_in: wp.array2d[float],
+    act_in: wp.array2d[float],
+    qacc_warmstart_in: wp.array2d[float],
+    action_in: wp.array2d[float],
+    reset_in: wp.array[wp.bool],
+    cut_in: wp.array[wp.bool],
+    # Out:
+    rows_out: wp.array3d[float],
+    flags_out: wp.array2d[wp.vec2ub],
+):
+    """Pack what a step started from, and which worlds it reset and cut, into row `number`.
+
+    One thread per world and column: qpos, qvel, act, qacc_warmstart, action.
+    """
+    world, i = wp.tid()
+    number = number_in[0]
+    if i == 0:
+        reset = wp.where(reset_in[world], wp.uint8(1), wp.uint8(0))
+        cut = wp.where(cut_in[world], wp.uint8(1), wp.uint8(0))
+        flags_out[number, world] = wp.vec2ub(reset, cut)
+    qvel = qpos_in.shape[1]
+    act = qvel + qvel_in.shape[1]
+    qacc_warmstart = act + act_in.shape[1]
+    action = qacc_warmstart + qacc_warmstart_in.shape[1]
+    if i < qvel:
+        rows_out[number, world, i] = qpos_in[world, i]
+    elif i < act:
+        rows_out[number, world, i] = qvel_in[world, i - qvel]
+    elif i < qacc_warmstart:
+        rows_out[number, world, i] = act_in[world, i - act]
+    elif i < action:
+        rows_out[number, world, i] = qacc_warmstart_in[world, i - qacc_warmstart]
+    else:
+        rows_out[number, world, i] = action_in[world, i - action]
+
+
+@wp.kernel
+def recall_step(
+    # In:
+    number_in: wp.array[int],
+    rows_in: wp.array3d[float],
+    flags_in: wp.array2d[wp.vec2ub],
+    # Out:
+    qpos_out: wp.array2d[float],
+    qvel_out: wp.array2d[float],
+    act_out: wp.array2d[float],
+    qacc_warmstart_out: wp.array2d[float],
+    action_out: wp.array2d[float],
+    reset_out: wp.array[wp.bool],
+    cut_out: wp.array[wp.bool],
+):
+    """Unpack row `number` of what `keep_step` packed."""
+    world, i = wp.tid()
+    number = number_in[0]
+    if i == 0:
+        flags = flags_in[number, world]
+        reset_out[world] = flags[0] != wp.uint8(0)
+        cut_out[world] = flags[1] != wp.uint8(0)
+    qvel = qpos_out.shape[1]
+    act = qvel + qvel_out.shape[1]
+    qacc_warmstart = act + act_out.shape[1]
+    action = qacc_warmstart + qacc_warmstart_out.shape[1]
+    value = rows_in[number, world, i]
+    if i < qvel:
+        qpos_out[world, i] = value
+    elif i < act:
+        qvel_out[world, i - qvel] = value
+    elif i < qacc_warmstart:
+        act_out[world, i - act] = value
+    elif i < action:
+        qacc_warmstart_out[world, i - qacc_warmstart] = value
+    else:
+        action_out[world, i - action] = value
 
 
 @wp.kernel
@@ -236,20 +326,30 @@ def finish_step_vjp(
     adj_qvel_out: wp.array2d[float],
     adj_act_out: wp.array2d[float],
     adj_step_obs_out: wp.array2d[float],
+    adj_prev_qpos_out: wp.array2d[float],
+    adj_prev_qvel_out: wp.array2d[float],
+    adj_prev_act_out: wp.array2d[float],
+    adj_direct_action_out: wp.array2d[float],
 ):
     """Take the cotangents of what a step returns to what its outputs kernel and physics computed.
 
     The next state is the state after the step, or a start state: then nothing comes back. The
     same holds for `obs`; `final_obs` is the observation of the state after the step in any case.
+    What the outputs kernel reads of the state before the step and of the action begins at zero.
     """
     world = wp.tid()
     reset = reset_in[world]
     for i in range(adj_qpos_out.shape[1]):
         adj_qpos_out[world, i] = wp.where(reset, 0.0, adj_next_qpos_in[world, i])
+        adj_prev_qpos_out[world, i] = 0.0
     for i in range(adj_qvel_out.shape[1]):
         adj_qvel_out[world, i] = wp.where(reset, 0.0, adj_next_qvel_in[world, i])
+        adj_prev_qvel_out[world, i] = 0.0
     for i in range(adj_act_out.shape[1]):
         adj_act_out[world, i] = wp.where(reset, 0.0, adj_next_act_in[world, i])
+        adj_prev_act_out[world, i] = 0.0
+    for i in range(adj_direct_action_out.shape[1]):
+        adj_direct_action_out[world, i] = 0.0
     for i in range(adj_step_obs_out.shape[1]):
         adj_obs = wp.where(reset, 0.0, adj_obs_in[world, i])
         adj_step_obs_out[world, i] = adj_final_obs_in[world, i] + adj_obs

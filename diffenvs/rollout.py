@@ -9,23 +9,23 @@ One environment step is, on the device and without a host read,
 5. where worlds reset themselves: their start states, and what is observed of these.
 
 Everything between an action and the outputs is one captured graph, on CUDA and on the CPU: replay
-costs microseconds where the launches cost milliseconds. A graph is bound to its arrays, so each
-slot of the window has a graph for the step and one for its adjoint, captured when first used.
+costs microseconds where the launches cost milliseconds. A graph is bound to its arrays: with
+retain="substeps" each step of the window has a graph for itself and one for its adjoint, captured
+when first used; with "steps" the steps share them, see `diffenvs.window`.
 
-The window: recorded step number t of a window keeps what its adjoint needs in slot t. Slots are
-allocated when first used and reused by the next window. A slot carries a version, and whoever
-holds a `Ticket` of an older version is refused: an overwritten record cannot be differentiated.
+The window: recorded step number t of a window keeps what its adjoint needs until the next window
+has a step of that number. The record of a step carries a version, and whoever holds a `Ticket` of
+an older version is refused: an overwritten record cannot be differentiated.
 
-The adjoint of a slot reads and overwrites the buffers of `Rollout.adj`, and nothing else: it is a
-pure function of the record and the cotangents, and can be run as often as one likes.
+The adjoint of a step reads and overwrites the buffers of `Rollout.adj`, and otherwise only scratch:
+it is a pure function of the record and the cotangents, and can be run as often as one likes.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import nullcontext
-from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any
 
 import warp as wp
 
@@ -33,64 +33,12 @@ from diffenvs import env_kernels as kernels
 from diffenvs.kernel_trial import try_kernel
 from diffenvs.physics import Physics, State
 from diffenvs.physics.load import load_kernels
+from diffenvs.physics.record import Record
 from diffenvs.physics.tape import paused_tape
+from diffenvs.step_arrays import Adjoint, Outputs, Slot
 from diffenvs.step_fields import StepFields
 from diffenvs.task import Task
-
-
-class Ticket(NamedTuple):
-    """Proof that a step was recorded: the slot and its version at that time."""
-
-    slot: int
-    version: int
-
-
-@dataclass
-class Slot:
-    """What one step keeps; without a record it is the scratch of `step`."""
-
-    start: State
-    state: State  # after the physics, before a reset
-    action: wp.array
-    forces: Any  # of the last physics step, as far as the task reads them
-    reset: wp.array  # worlds that were reset within this step
-    cut: wp.array  # worlds whose start state was written by a reset
-    record: Any
-    version: int = 0
-    graphs: dict[str, Any] = field(default_factory=dict)
-
-
-@dataclass
-class Outputs:
-    """Arrays that one launch of the outputs kernel fills."""
-
-    obs: wp.array
-    reward: wp.array
-    terminated: wp.array
-    info: wp.array
-
-    def __iter__(self):
-        return iter((self.obs, self.reward, self.terminated, self.info))
-
-
-@dataclass
-class Adjoint:
-    """Cotangents: those of what a step returns come in, those of what it takes go out."""
-
-    # In:
-    obs: wp.array
-    final_obs: wp.array
-    reward: wp.array
-    next_state: State
-    # Out:
-    state: State
-    action: wp.array
-    # Scratch: cotangents within the step.
-    step_obs: wp.array
-    step_state: State
-    prev: State
-    direct_action: wp.array
-    forces: Any
+from diffenvs.window import KeptSteps, Ticket, WindowMemory
 
 
 class Rollout:
@@ -103,6 +51,7 @@ class Rollout:
         mode: NEXT_STEP, SAME_STEP or DISABLED of `env_kernels`.
         max_episode_steps: Time limit; 0 is none.
         window: Number of steps that can be recorded before the window has to begin anew.
+        retain: "substeps" or "steps": what a recorded step keeps, see `diffenvs.window`.
         nconmax: Contacts for which memory is set aside, see `Physics`.
         njmax: Constraint rows for which memory is set aside, see `Physics`.
     """
@@ -115,6 +64,7 @@ class Rollout:
         mode: int,
         max_episode_steps: int,
         window: int,
+        retain: str = "substeps",
         nconmax: int | None = None,
         njmax: int | None = None,
     ) -> None:
@@ -152,7 +102,9 @@ class Rollout:
         self._plain = self._make_slot(record=False)
         self.last = self._plain
         """Slot of the last step; `last.reset` says which worlds it reset."""
-        self._slots: list[Slot] = []
+        self._slots: list[Slot] = []  # with "steps" one, of all steps
+        self._kept = KeptSteps(self.physics, window) if retain == "steps" else None
+        self._versions = [0] * window
         self._adj: Adjoint | None = None
         self._loaded: set[tuple[str, bool]] = set()
         self._capture_stream = wp.Stream(device) if device.is_cuda else None
@@ -175,15 +127,35 @@ class Rollout:
         return self.physics.make_forces(self.fields.forces) if self.fields.forces else None
 
     def _make_slot(self, record: bool) -> Slot:
+        made = self.physics.make_record() if record else None
         return Slot(
-            start=self.physics.make_state() if record else self.state,
+            # The physics keeps the start of a step in the record, so we write it there at once.
+            start=self.state if made is None else _start_of(made),
             state=self.physics.make_state(),
             action=self._array(self.physics.nu),
             forces=self._make_forces(),
             reset=self._array(dtype=wp.bool),
             cut=self._array(dtype=wp.bool),
-            record=self.physics.make_record() if record else None,
+            record=made,
         )
+
+    def _slot(self, number: int) -> Slot:
+        """Return the slot of a step of the window, allocated when first asked for."""
+        if self._kept is not None:
+            self._kept.choose(number)
+            number = 0
+        if number == len(self._slots):
+            self._slots.append(self._make_slot(record=True))
+        return self._slots[number]
+
+    def window_memory(self) -> WindowMemory:
+        """Bytes that recorded steps keep; allocates the first slot to know."""
+        if not self._slots:
+            self._slots.append(self._make_slot(record=True))
+        slot = self._slots[0].nbytes()
+        if self._kept is None:
+            return WindowMemory(0, slot, slot * len(self._slots))
+        return WindowMemory(slot, self._kept.nbytes(), slot + self._kept.allocated())
 
     @property
     def adj(self) -> Adjoint:
@@ -230,12 +202,25 @@ class Rollout:
             outputs=[self.seed, self.episode, self.elapsed, self.pending, self.cut],
             device=self.device,
         )
-        self._launch_start(mask, keep_step_info=False, start=start)
+        self._launch_start(mask, False, self.obs, self.info, start)
 
     def _launch_start(
-        self, mask: wp.array, keep_step_info: bool, start: tuple[wp.array, ...] | None = None
+        self,
+        mask: wp.array,
+        keep_step_info: bool,
+        obs: wp.array,
+        info: wp.array,
+        start: tuple[wp.array, ...] | None = None,
     ) -> None:
-        """Write start states into the masked worlds and show what is observed of them."""
+        """Write start states into the masked worlds and show what is observed of them.
+
+        Args:
+            mask: Worlds that are reset.
+            keep_step_info: Whether they still show what info says of the step.
+            obs: What the other worlds show.
+            info: What the other worlds show.
+            start: As in `reset`.
+        """
         task, out = self.task, self._start_out
         if start is None:
             task.launch_reset(mask, self.seed, self.episode, self._start, self.state)
@@ -244,14 +229,14 @@ class Rollout:
                 kernels.write_start,
                 dim=self.num_envs,
                 inputs=[mask, *start],
-                outputs=_fields(self.state),
+                outputs=self.state.arrays(),
                 device=self.device,
             )
         self._launch_start_outputs()
         wp.launch(
             kernels.show_start,
-            dim=self.num_envs,
-            inputs=[mask, len(task.state_info), keep_step_info, out.obs, out.info],
+            dim=(self.num_envs, out.obs.shape[1] + out.info.shape[1]),
+            inputs=[mask, len(task.state_info), keep_step_info, out.obs, out.info, obs, info],
             outputs=[self.obs, self.info],
             device=self.device,
         )
@@ -286,7 +271,7 @@ class Rollout:
         self.recorded = 0
         self.last = self._plain
         self._plain.action.assign(action)
-        self._replay(self._plain, "step", lambda: self._launch_step(self._plain))
+        self._replay(self._plain, "step", lambda: self._launch_step(self._plain, None))
         self._watch()
 
     def grad_step(self, action: Any) -> Ticket:
@@ -297,36 +282,41 @@ class Rollout:
                 "gradient (loss.backward(), or backward(...) of the environment), then call "
                 f"detach() to begin the next window; window= (now {self.window}) makes it longer"
             )
-        if self.recorded == len(self._slots):
-            self._slots.append(self._make_slot(record=True))
         if self.recorded == 0:
             self.cut.zero_()  # a reset before the window cuts nothing inside it
-        slot = self._slots[self.recorded]
-        slot.version += 1
+        slot = self._slot(self.recorded)
+        self._versions[self.recorded] += 1
         self.last = slot
         slot.action.assign(action)
-        self._replay(slot, "step", lambda: self._launch_step(slot))
+        self._replay(slot, "step", lambda: self._launch_grad_step(slot))
         self.recorded += 1
         self._watch()
-        return Ticket(self.recorded - 1, slot.version)
+        return self.ticket(self.recorded - 1)
 
-    def _launch_step(self, slot: Slot) -> None:
+    def _launch_grad_step(self, slot: Slot) -> None:
+        """Launch one step in `slot`, and keep what its adjoint needs."""
+        wp.launch(
+            kernels.begin_step,
+            dim=self.num_envs,
+            inputs=self.state.arrays(),
+            outputs=[self.cut, *slot.start.arrays(), slot.cut],
+            device=self.device,
+        )
+        if self._kept is None:
+            self._launch_step(slot, slot.record)
+        else:
+            self._launch_step(slot, None)
+            self._kept.launch_keep(slot)
+
+    def _launch_step(self, slot: Slot, record: Record | None) -> None:
         """Launch one step in `slot`, see the module docstring."""
-        if slot.record is not None:
-            wp.launch(
-                kernels.begin_step,
-                dim=self.num_envs,
-                inputs=_fields(self.state),
-                outputs=[self.cut, *_fields(slot.start), slot.cut],
-                device=self.device,
-            )
-        self.physics.launch_step(slot.start, slot.action, slot.state, slot.record, slot.forces)
+        self.physics.launch_step(slot.start, slot.action, slot.state, record, slot.forces)
         fields = self.fields.launch(slot.start, slot.state, slot.action, slot.forces)
         self.task.launch_outputs(fields, tuple(self.step_out))
         wp.launch(
             kernels.finish_step,
             dim=self.num_envs,
-            inputs=[self.mode, self.max_episode_steps, *_fields(slot.state)],
+            inputs=[self.mode, self.max_episode_steps, *slot.state.arrays()],
             outputs=[
                 self.step_out.reward,
                 self.step_out.terminated,
@@ -336,29 +326,27 @@ class Rollout:
                 self.misused,
                 self.truncated,
                 slot.reset,
-                *_fields(self.state),
+                *self.state.arrays(),
             ],
             device=self.device,
         )
-        if self.mode == kernels.SAME_STEP:
-            wp.copy(self.obs, self.step_out.obs)
-            wp.copy(self.info, self.step_out.info)
         if self.mode != kernels.DISABLED:
-            self._launch_start(slot.reset, keep_step_info=self.mode == kernels.SAME_STEP)
+            same = self.mode == kernels.SAME_STEP
+            self._launch_start(slot.reset, same, self.step_out.obs, self.step_out.info)
 
     # Adjoint
 
-    def ticket(self, slot: int) -> Ticket:
+    def ticket(self, number: int) -> Ticket:
         """The ticket of a step of the present window."""
-        return Ticket(slot, self._slots[slot].version)
+        return Ticket(number, self._versions[number])
 
     def check(self, ticket: Ticket) -> None:
         """Refuse a step whose record was overwritten."""
-        if self._slots[ticket.slot].version != ticket.version:
+        if self._versions[ticket.number] != ticket.version:
             raise RuntimeError(
-                f"{self.task.name}: the record of grad_step {ticket.slot} of an earlier window was "
-                "overwritten by a later window, so its gradient cannot be taken any more. Take the "
-                "gradient of a window before the grad_steps of the next one"
+                f"{self.task.name}: the record of grad_step {ticket.number} of an earlier window "
+                "was overwritten by a later window, so its gradient cannot be taken any more. Take "
+                "the gradient of a window before the grad_steps of the next one"
             )
 
     def backward(self, ticket: Ticket) -> None:
@@ -368,16 +356,21 @@ class Rollout:
         """
         self.check(ticket)
         self.settle()
-        slot, adj = self._slots[ticket.slot], self.adj
+        slot, adj = self._slot(ticket.number), self.adj
         self._replay(slot, "backward", lambda: self._launch_backward(slot, adj))
 
     def _launch_backward(self, slot: Slot, adj: Adjoint) -> None:
-        """Launch the adjoint of `_launch_step`, in reverse."""
+        """Launch the adjoint of `_launch_grad_step`, in reverse."""
+        assert slot.record is not None
+        if self._kept is not None:
+            self._kept.launch_recall(slot)
+            self.physics.launch_step(slot.start, slot.action, slot.state, slot.record, slot.forces)
+        cleared = [*adj.prev.differentiable(), adj.direct_action]
         wp.launch(
             kernels.finish_step_vjp,
             dim=self.num_envs,
-            inputs=[slot.reset, *_fields(adj.next_state)[:3], adj.obs, adj.final_obs],
-            outputs=[*_fields(adj.step_state)[:3], adj.step_obs],
+            inputs=[slot.reset, *adj.next_state.differentiable(), adj.obs, adj.final_obs],
+            outputs=[*adj.step_state.differentiable(), adj.step_obs, *cleared],
             device=self.device,
         )
         fields = self.fields.launch(slot.start, slot.state, slot.action, slot.forces)
@@ -390,8 +383,8 @@ class Rollout:
         wp.launch(
             kernels.join_step_vjp,
             dim=self.num_envs,
-            inputs=[slot.cut, *_fields(adj.prev)[:3], adj.direct_action],
-            outputs=[*_fields(adj.state)[:3], adj.action],
+            inputs=[slot.cut, *adj.prev.differentiable(), adj.direct_action],
+            outputs=[*adj.state.differentiable(), adj.action],
             device=self.device,
         )
 
@@ -463,5 +456,7 @@ class Rollout:
             )
 
 
-def _fields(state: State) -> list[wp.array]:
-    return [state.qpos, state.qvel, state.act, state.qacc_warmstart]
+def _start_of(record: Record) -> State:
+    """Arrays in which a record keeps the state before the step."""
+    d = record.substeps[0].d
+    return State(d.qpos, d.qvel, d.act, d.qacc_warmstart)

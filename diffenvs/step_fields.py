@@ -59,30 +59,34 @@ class StepFields:
             for suffix, names in wanted.items()
             if names
         }
+        self._prev_covered = set(wanted[PREV]) <= set(wanted[""])
 
     def launch(self, prev: State, state: State, action: wp.array, forces: Any) -> dict[str, Any]:
         """Compute the fields of the step from `prev` to `state`; return all arrays by name."""
+        found = {suffix: kinematics.values for suffix, kinematics in self._kinematics.items()}
         for suffix, kinematics in self._kinematics.items():
+            if suffix and prev is state and self._prev_covered:
+                found[suffix] = found[""]  # no step was made: both are the same
+                continue
             of = prev if suffix else state
             kinematics.launch(of.qpos, of.qvel)
-        return self._by_name("values", prev, state, action, forces)
+        return self._by_name(found, prev, state, action, forces)
 
     def zero_adj(self, prev: State, state: State, action: wp.array, forces: Any) -> dict[str, Any]:
         """Begin with cotangents of zero; return those of all fields by name, to accumulate into.
 
         Args:
-            prev: Cotangents of the state before the step.
-            state: Cotangents of the state after it, which are left as they are.
-            action: Cotangent of the action.
+            prev: Cotangents of the state before the step, left as they are, as are
+            state: those of the state after it, and
+            action: that of the action.
             forces: Cotangents of the forces.
         """
-        arrays = [prev.qpos, prev.qvel, prev.act, action]
-        arrays += [getattr(forces, name) for name in self.forces]
-        for array in arrays:
-            array.zero_()
+        for name in self.forces:
+            getattr(forces, name).zero_()
         for kinematics in self._kinematics.values():
             kinematics.zero_adj()
-        return self._by_name("adj", prev, state, action, forces)
+        found = {suffix: kinematics.adj for suffix, kinematics in self._kinematics.items()}
+        return self._by_name(found, prev, state, action, forces)
 
     def launch_vjp(self, prev: State, state: State, adj_prev: State, adj_state: State) -> None:
         """Add the cotangents of the kinematics to those of the states, after `launch`."""
@@ -91,12 +95,16 @@ class StepFields:
             kinematics.launch_vjp(of.qpos, of.qvel, adj.qpos, adj.qvel)
 
     def _by_name(
-        self, what: str, prev: State, state: State, action: wp.array, forces: Any
+        self,
+        kinematics: dict[str, dict[str, wp.array]],
+        prev: State,
+        state: State,
+        action: wp.array,
+        forces: Any,
     ) -> dict[str, Any]:
-        arrays = self._empty | {"action": action}
+        arrays = {"action": action}
         for field in STATES:
             arrays |= {field: getattr(state, field), field + PREV: getattr(prev, field)}
-        for suffix, kinematics in self._kinematics.items():
-            found = getattr(kinematics, what)
+        for suffix, found in kinematics.items():
             arrays |= {field + suffix: array for field, array in found.items()}
-        return arrays | {name: getattr(forces, name) for name in self.forces}
+        return arrays | {name: getattr(forces, name) for name in self.forces} | self._empty

@@ -24,8 +24,7 @@ from gymnasium.utils import EzPickle, seeding
 from gymnasium.vector import AutoresetMode
 from gymnasium.vector.utils import batch_space
 
-from diffenvs import env_kernels as kernels
-from diffenvs import reset_options
+from diffenvs import make_options, reset_options
 from diffenvs.env_state import EnvState, Snapshot, check_state
 from diffenvs.numpy_bridge import NumpyBridge
 from diffenvs.physics.tape import paused_tape
@@ -33,13 +32,9 @@ from diffenvs.rendering import RENDER_MODES, Frames, WorldRenderer
 from diffenvs.rollout import Rollout
 from diffenvs.task import Task
 from diffenvs.warp_bridge import WarpBridge
+from diffenvs.window import RETAIN, WindowMemory
 
 ARRAYS = ("numpy", "torch", "warp")
-MODES = {
-    AutoresetMode.NEXT_STEP: kernels.NEXT_STEP,
-    AutoresetMode.SAME_STEP: kernels.SAME_STEP,
-    AutoresetMode.DISABLED: kernels.DISABLED,
-}
 
 
 class DiffVectorEnv(gym.vector.VectorEnv, EzPickle):
@@ -57,6 +52,9 @@ class DiffVectorEnv(gym.vector.VectorEnv, EzPickle):
             only, because it spends a step without physics on every reset; DISABLED leaves done
             worlds to `reset(options={"reset_mask": ...})`.
         window: Number of successive grad_steps that can be differentiated together.
+        retain: "substeps": a recorded step keeps all that its gradient needs. "steps": it keeps the
+            state and the action from which its gradient makes it again, in far less memory, for
+            long windows; gradients are the same (on the CPU bit for bit).
         frame_skip: Physics steps per step; None is the task's own.
         integrator: "euler", "implicitfast" or "rk4"; None is what the model file says.
         nconmax: Contacts per world for which memory is set aside; None is an estimate.
@@ -89,6 +87,7 @@ class DiffVectorEnv(gym.vector.VectorEnv, EzPickle):
         device: str | None = None,
         autoreset_mode: AutoresetMode | str = AutoresetMode.SAME_STEP,
         window: int = 32,
+        retain: str = "substeps",
         frame_skip: int | None = None,
         integrator: str | None = None,
         nconmax: int | None = None,
@@ -110,21 +109,21 @@ class DiffVectorEnv(gym.vector.VectorEnv, EzPickle):
         task_class = load_task(task)
         self.task = task_class(xml_file, frame_skip, integrator, **parameters)
         self._name = self.task.name
-        self.num_envs = self._count("num_envs", num_envs)
-        self._count("window", window)
-        if arrays not in ARRAYS:
-            raise ValueError(f"{self._name}: arrays={arrays!r} is not one of {list(ARRAYS)}")
+        self.num_envs = make_options.count(self._name, "num_envs", num_envs)
+        make_options.count(self._name, "window", window)
+        make_options.choice(self._name, "retain", retain, RETAIN)
+        make_options.choice(self._name, "arrays", arrays, ARRAYS)
         if render_mode is not None and render_mode not in RENDER_MODES:
             raise ValueError(
                 f"{self._name}: render_mode={render_mode!r} is not None or one of {RENDER_MODES}"
             )
-        mode = self._mode(autoreset_mode)
+        mode = make_options.mode(self._name, autoreset_mode)
         limit = -1 if max_episode_steps is None else max_episode_steps
         if limit != -1:
-            self._count("max_episode_steps", limit)
+            make_options.count(self._name, "max_episode_steps", limit)
         self.autoreset_mode = mode
         self.arrays = arrays
-        self.device = self._device(device)
+        self.device = make_options.device(self._name, device)
         self.render_mode = render_mode
         self.model = self.task.mjm
         self.dt = self.task.dt
@@ -151,9 +150,10 @@ class DiffVectorEnv(gym.vector.VectorEnv, EzPickle):
                 self.task,
                 self.num_envs,
                 self.device,
-                MODES[mode],
+                make_options.MODES[mode],
                 max(limit, 0),
                 window,
+                retain,
                 nconmax,
                 njmax,
             )
@@ -173,25 +173,6 @@ class DiffVectorEnv(gym.vector.VectorEnv, EzPickle):
             self._renderer = WorldRenderer(self._name, self.model, render_mode, camera, options)
 
     # Construction
-
-    def _count(self, what: str, value: int) -> int:
-        if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 1:
-            raise ValueError(f"{self._name}: {what} must be an integer >= 1, not {value!r}")
-        return int(value)
-
-    def _mode(self, mode: AutoresetMode | str) -> AutoresetMode:
-        for known in MODES:
-            if mode is known or mode in (known.name, known.value):
-                return known
-        names = [known.name for known in MODES]
-        raise ValueError(f"{self._name}: autoreset_mode={mode!r} is not one of {names}")
-
-    def _device(self, device: str | None) -> wp.Device:
-        try:
-            return wp.get_device(device)
-        except (ValueError, RuntimeError) as error:
-            known = [known.alias for known in wp.get_devices()]
-            raise ValueError(f"{self._name}: device={device!r} is not one of {known}") from error
 
     def _make_bridge(self, arrays: str) -> Any:
         if arrays == "torch":
@@ -336,6 +317,16 @@ class DiffVectorEnv(gym.vector.VectorEnv, EzPickle):
             self._renderer.close()
 
     # Gradients
+
+    @property
+    def window_memory(self) -> WindowMemory:
+        """Bytes on the device that recorded steps keep: `per_step`, `shared` and `allocated`.
+
+        `window_memory.of(steps)` is what a window of so many steps takes. Asking allocates the
+        memory of one step, which the first grad_step uses.
+        """
+        with paused_tape(), self._stream():
+            return self.rollout.window_memory()
 
     def backward(
         self, adj_obs: Any, adj_reward: Any, adj_final_obs: Any = None, adj_state: Any = None

@@ -132,7 +132,11 @@ def _differentiate_warp(envs, start, given, weights):
     return [adj_actions, to_numpy(first.qpos.grad), to_numpy(first.qvel.grad)], np.array(ends)
 
 
-DIFFERENTIATE = {"torch": _differentiate_torch, "warp": _differentiate_warp}
+DIFFERENTIATE = {
+    "numpy": _differentiate_numpy,
+    "torch": _differentiate_torch,
+    "warp": _differentiate_warp,
+}
 
 
 def _assert_close(value, reference, what=""):
@@ -165,6 +169,22 @@ def test_gradient_vs_numpy_with_resets(kind, mode, vector, actions):
     for name, value, gradient in zip(("actions", "qpos", "qvel"), found, wanted, strict=True):
         for world in range(3):
             _assert_close(value[..., world, :], gradient[..., world, :], f"{name}, world {world}")
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_gradient_of_steps_made_again(kind, vector, actions, assert_same):
+    """With retain="steps" every kind finds its own gradient again, bit for bit on the CPU."""
+    runs = []
+    for kwargs in ({}, {"retain": "steps"}):
+        envs = vector(HOPPER, arrays=kind, **kwargs)
+        given = 0.3 * actions(envs, STEPS)
+        runs.append(DIFFERENTIATE[kind](envs, _falling(envs), given, _weights(envs)))
+    (wanted, ends), (found, ends_too) = runs
+    assert ends.any(axis=0).tolist() == [False, True, True]
+    np.testing.assert_array_equal(ends_too, ends)
+    for value, reference in zip(found, wanted, strict=True):
+        assert np.abs(reference).max() > 0
+        assert_same(value, reference)
 
 
 @pytest.mark.parametrize("id", diffenvs.TASKS)

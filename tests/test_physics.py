@@ -1,5 +1,7 @@
 """Physics: the functional step, tapes, graphs, linearize, and what is refused."""
 
+import dataclasses
+
 import feature_models
 import mujoco
 import numpy as np
@@ -255,6 +257,15 @@ def test_step_refuses_wrong_arrays(ant):
         Physics(physics.mjm, 0)
     with pytest.raises(RuntimeError, match="this record holds no step yet"):
         physics.launch_step_vjp(physics.make_record(), state, state, ctrl)
+    record, adj = physics.make_record(), physics.make_state()
+    physics.launch_step(state, ctrl, physics.make_state(), record)
+    with pytest.raises(ValueError, match=r"adj_state\.qpos and adj_state_out\.qpos are one array"):
+        physics.launch_step_vjp(record, adj, adj, wp.zeros_like(ctrl))
+    few = dataclasses.replace(physics.make_state(), qvel=wp.zeros((24, 3), dtype=float))
+    with pytest.raises(ValueError, match=r"adj_state_out\.qvel is float32 \(24, 3\) .* \(24, 14\)"):
+        physics.launch_step_vjp(record, few, adj, wp.zeros_like(ctrl))
+    with pytest.raises(ValueError, match=r"_vjp: ctrl is float32 \(24, 3\) on .*; .* \(24, 8\)"):
+        physics.launch_step_vjp(record, physics.make_state(), adj, few.qvel)
 
 
 def test_model_without_adjoint_is_refused():

@@ -2,9 +2,12 @@
 
 import mujoco
 import numpy as np
+import pytest
 import warp as wp
 
 from diffenvs.physics import constraint_vjp, spatial, tangent
+from diffenvs.physics.cholesky import LARGEST
+from diffenvs.physics.solve_vjp import solve_vjp
 
 NUM = 64
 
@@ -167,3 +170,20 @@ def test_gradient_and_tangent_are_inverse():
         mujoco.mj_integratePos(mjm, moved, step, 1.0)
         slope = gradient.numpy()[i] @ (moved - qpos[i])
         assert abs(slope - given[i] @ step) < 1e-6
+
+
+@pytest.mark.parametrize("n", [1, LARGEST])
+def test_solve_vs_numpy(n):
+    """The Hessian's upper triangle is read, and nothing else: the rest may hold anything."""
+    rng = np.random.default_rng(0)
+    half = rng.normal(size=(NUM, n, n))
+    hessian = half @ half.transpose(0, 2, 1) + np.eye(n)
+    rhs = rng.normal(size=(NUM, n))
+    held = np.full((NUM, n + 2, n + 2), np.nan, dtype=np.float32)
+    held[:, :n, :n] = np.where(np.triu(np.ones((n, n))), hessian, np.nan)
+    mu = wp.zeros((NUM, n), dtype=float)
+    none = wp.zeros((NUM, 0, 0), dtype=float)
+    solve_vjp(n, wp.array(held, dtype=float), none, wp.array(np.float32(rhs), dtype=float), mu)
+    left = np.einsum("wij,wj->wi", hessian, mu.numpy().astype(float)) - rhs
+    scale = np.linalg.norm(hessian, axis=(1, 2)) * np.linalg.norm(mu.numpy(), axis=1)
+    assert (np.linalg.norm(left, axis=1) / scale).max() < 1e-6

@@ -7,12 +7,35 @@ in the source, which takes long to compile; so the loops are native code that te
 """
 
 import functools
+from typing import Any, NamedTuple
 
 import warp as wp
 
 LARGEST = 32  # rows; a larger matrix would spill most of itself from the registers
 
-# native code of Warp cannot be a template: `n` is a constant in front of it
+# native code of Warp cannot be a template: its sizes are constants in front of it
+_TRANSPOSED = """
+    wp::mat_t<n, n, float> a;
+    UNROLL
+    for (int i = 0; i < n; ++i) {
+        UNROLL
+        for (int j = 0; j <= i; ++j) a.data[i][j] = x.data[j * x.shape[1] + i];
+    }
+    return a;
+"""
+_GATHERED = """
+    wp::mat_t<n, n, float> a;
+    UNROLL
+    for (int i = 0; i < n; ++i) {
+        UNROLL
+        for (int j = 0; j <= i; ++j) {
+            const int k = address.data[i * n + j];
+            const float entry = x.data[k < 0 ? 0 : k];  // read in any case: no branches
+            a.data[i][j] = k < 0 ? 0.0f : entry;
+        }
+    }
+    return a;
+"""
 _FACTOR = """
     auto f = a;
     UNROLL
@@ -32,14 +55,22 @@ _SOLVE = """
     UNROLL
     for (int i = 0; i < n; ++i) {
         UNROLL
-        for (int k = 0; k < i; ++k) x.c[i] -= f.data[i][k] * x.c[k];
-        x.c[i] *= f.data[i][i];
+        for (int k = 0; k < i; ++k) {
+            UNROLL
+            for (int c = 0; c < columns; ++c) x.data[i][c] -= f.data[i][k] * x.data[k][c];
+        }
+        UNROLL
+        for (int c = 0; c < columns; ++c) x.data[i][c] *= f.data[i][i];
     }
     UNROLL
     for (int i = n - 1; i >= 0; --i) {
-        x.c[i] *= f.data[i][i];
         UNROLL
-        for (int k = 0; k < i; ++k) x.c[k] -= f.data[i][k] * x.c[i];
+        for (int c = 0; c < columns; ++c) x.data[i][c] *= f.data[i][i];
+        UNROLL
+        for (int k = 0; k < i; ++k) {
+            UNROLL
+            for (int c = 0; c < columns; ++c) x.data[k][c] -= f.data[i][k] * x.data[i][c];
+        }
     }
     return x;
 """
@@ -48,27 +79,55 @@ _UNROLL = """
 #pragma unroll
 #endif
 """
-# for the kernels that use these: their loops are the compiler's to unroll, too
-MODULE_OPTIONS = {"max_unroll": 1}
+# of the kernels that use these: small blocks spread few worlds over the whole device
+BLOCK_DIM = 32
+# and Warp unrolls their own loops, over rows
+MODULE_OPTIONS = {"max_unroll": LARGEST}
+
+
+class Cholesky(NamedTuple):
+    """For systems of n rows: types, and functions for kernels. Arrays are contiguous.
+
+    Of a symmetric or triangular matrix only the lower triangle is read and written.
+
+    Attributes:
+        matrix: type of a matrix, (n, n).
+        sides: type of right-hand sides and solutions, one a column, (n, columns).
+        transposed: the matrix from the upper triangle of an array, (n, n) or larger.
+        gathered: the matrix of the entries of an array that stand at the given addresses, (n, n);
+            0 where an address is negative.
+        factor: `L` with `A = L L^T`; its diagonal holds reciprocals.
+        solve: `x` with `L L^T x = b`.
+    """
+
+    matrix: Any
+    sides: Any
+    transposed: Any
+    gathered: Any
+    factor: Any
+    solve: Any
 
 
 @functools.cache
-def cholesky(n: int) -> tuple[type, type, wp.Function, wp.Function]:
-    """For systems of n rows: the types of matrix and vector, `factor(A)` and `solve(L, b)`.
-
-    Only the lower triangle of `A` is read, and only that of `L` is meaningful, with `A = L L^T`;
-    the diagonal of `L` holds reciprocals.
-    """
+def cholesky(n: int, columns: int) -> Cholesky:
+    """The types and functions for n rows and this number of right-hand sides."""
     matrix = wp.types.matrix(shape=(n, n), dtype=wp.float32)
-    vector = wp.types.vector(length=n, dtype=wp.float32)
+    sides = wp.types.matrix(shape=(n, columns), dtype=wp.float32)
 
     def native(source: str) -> str:
-        return f"constexpr int n = {n};\n" + source.replace("UNROLL", _UNROLL)
+        sizes = f"constexpr int n = {n}, columns = {columns};\n"
+        return sizes + source.replace("UNROLL", _UNROLL)
+
+    @wp.func_native(native(_TRANSPOSED))
+    def transposed(x: wp.array2d[float]) -> matrix: ...
+
+    @wp.func_native(native(_GATHERED))
+    def gathered(x: wp.array[float], address: wp.array2d[int]) -> matrix: ...
 
     @wp.func_native(native(_FACTOR))
     def factor(a: matrix) -> matrix: ...
 
     @wp.func_native(native(_SOLVE))
-    def solve(f: matrix, b: vector) -> vector: ...
+    def solve(f: matrix, b: sides) -> sides: ...
 
-    return matrix, vector, factor, solve
+    return Cholesky(matrix, sides, transposed, gathered, factor, solve)

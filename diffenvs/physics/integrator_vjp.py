@@ -27,7 +27,7 @@ import mujoco_warp as mjw
 import warp as wp
 
 from .actuator_vjp import implicit_diagonal
-from .cholesky import LARGEST, MODULE_OPTIONS, cholesky
+from .cholesky import BLOCK_DIM, LARGEST, MODULE_OPTIONS, cholesky
 from .fluid_vjp import free_body_fluid
 from .free_body import (
     free_body,
@@ -103,8 +103,9 @@ def _next_position_vjp(
 
 @functools.cache
 def _velocity_solve_vjp(nv: int) -> wp.Kernel:
-    """Kernel for one size, of which its types are; for a diagonal E."""
-    matrix, vector, factor, solve = cholesky(nv)
+    """Kernel for one size, of which its types are: both solves, for a diagonal E."""
+    c = cholesky(nv, 2)
+    sides, gathered, factor, solve = c.sides, c.gathered, c.factor, c.solve
 
     @wp.kernel(module="unique", enable_backward=False, module_options=MODULE_OPTIONS)
     def kernel(
@@ -125,31 +126,24 @@ def _velocity_solve_vjp(nv: int) -> wp.Kernel:
         """One world per thread; adj_qacc = M w, written without M."""
         worldid = wp.tid()
         h = opt_timestep[worldid % opt_timestep.shape[0]]
-        system = matrix()
-        he = vector()
-        rhs = vector()
-        rhs_z = vector()
+        system = gathered(M_in[worldid], M_elemid)
+        rhs = sides()
         for i in range(nv):
-            he[i] = h * implicit_in[worldid, i]
-            rhs[i] = rhs_in[worldid, i]
-            rhs_z[i] = he[i] * qacc_in[worldid, i]
-            for j in range(i + 1):
-                k = M_elemid[i, j]
-                system[i, j] = wp.where(k >= 0, M_in[worldid, wp.max(k, 0)], 0.0)
-            system[i, i] += he[i]
-        lower = factor(system)
-        w = solve(lower, rhs)
-        z = solve(lower, rhs_z)
+            he = h * implicit_in[worldid, i]
+            system[i, i] += he
+            rhs[i, 0] = rhs_in[worldid, i]
+            rhs[i, 1] = he * qacc_in[worldid, i]
+        x = solve(factor(system), rhs)
         for i in range(nv):
-            w_out[worldid, i] = w[i]
-            z_out[worldid, i] = z[i]
-            adj_qacc_out[worldid, i] = rhs[i] - he[i] * w[i]
+            w_out[worldid, i] = x[i, 0]
+            z_out[worldid, i] = x[i, 1]
+            adj_qacc_out[worldid, i] = rhs[i, 0] - h * implicit_in[worldid, i] * x[i, 0]
 
     return kernel
 
 
 @wp.kernel
-def _implicit_diagonal(
+def _add_implicit(
     # Model:
     opt_timestep: wp.array[float],
     M_rownnz: wp.array[int],
@@ -316,7 +310,7 @@ def velocity_solve_vjp(
             dim=d.nworld,
             inputs=[m.opt.timestep, m.M_elemid, d.M, d.qacc, ws.implicit, ws.rhs],
             outputs=[ws.joint_w, ws.joint_z, ws.adj_qacc],
-            block_dim=32,  # small blocks, so that few worlds are spread over the device
+            block_dim=BLOCK_DIM,
         )
     else:
         _sparse_solve_vjp(m, s, ws)
@@ -353,7 +347,7 @@ def _sparse_solve_vjp(m: mjw.Model, s: Substep, ws: Workspace) -> None:
     if s.system_M is None:
         wp.copy(ws.system.M, d.M)
         wp.launch(
-            _implicit_diagonal,
+            _add_implicit,
             dim=(d.nworld, m.nv),
             inputs=[m.opt.timestep, m.M_rownnz, m.M_rowadr, d.qacc, ws.implicit],
             outputs=[ws.system.M, ws.rhs_z],

@@ -63,8 +63,7 @@ def load_kernels(device: wp.Device, *launches: Callable[[], None]) -> None:
         # The longest first. Those with tiles have a block of their own size; Warp builds the
         # libraries of their matrix functions one at a time, and nothing else may wait for that.
         modules.sort(key=lambda x: (x[1] != x[0].options["block_dim"], -len(x[0].kernels)))
-        workers = wp.config.load_module_max_workers
-        with ThreadPoolExecutor(os.cpu_count() if workers is None else max(workers, 1)) as pool:
+        with ThreadPoolExecutor(wp.config.load_module_max_workers or os.cpu_count()) as pool:
             loading = [pool.submit(wp.force_load, device, [m], dim, 0) for m, dim in modules]
         for future in loading:
             future.result()
@@ -93,10 +92,10 @@ def rehearse(device: wp.Device, *launches: Callable[[], None]) -> list[tuple[wp.
 
     def load(module: wp.Module, device: wp.Device, block_dim: int | None = None) -> None:
         # a kernel whose module is not there is not launched
-        block_dim = block_dim or module.options["block_dim"]
-        there = module.execs.get((device.context, block_dim))
-        if there is None or there.module_hash != module.get_module_hash(block_dim):
-            needed[module, block_dim] = None
+        dim: int = block_dim or module.options["block_dim"]
+        there = module.execs.get((device.context, dim))
+        if there is None or there.module_hash != module.get_module_hash(dim):
+            needed[module, dim] = None
 
     def block_size(kernel: wp.Kernel, device: Any = None) -> tuple[int, int]:
         load(kernel.module, wp.get_device(device))

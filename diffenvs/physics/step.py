@@ -315,9 +315,10 @@ class Physics:
             adj_forces: see `launch_step_vjp`.
         """
         after, before = self._workspace.adj_ends
-        seed(after)
-        self._launch_vjp(record, after, before, adj_forces)
-        result(before)
+        with wp.ScopedDevice(self.device), paused_tape():
+            seed(after)
+            self._launch_vjp(record, after, before, adj_forces)
+            result(before)
 
     def _launch_vjp(
         self, record: Record, after: Cotangent, before: Cotangent, adj_forces: Forces | None
@@ -328,10 +329,9 @@ class Physics:
         between = [before.with_state(adj) for adj in ws.adj_between]
         qvel_next = record.qvel_next
         for i, s in reversed(list(enumerate(record.substeps))):
-            adj = before if i == 0 else between[i % 2]
+            adj = between[i % 2] if i else before
             substep_vjp(self.m, self._flags, s, ws, qvel_next, after, adj, forces)
-            qvel_next = s.d.qvel
-            after, forces = adj, None
+            qvel_next, after, forces = s.d.qvel, adj, None
 
     def check_overflow(self) -> None:
         """Raises if contacts or constraint rows did not fit in any step since the last call.

@@ -6,7 +6,7 @@ reset or dropped; then another step uses it again, without capturing or allocati
 """
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 import warp as wp
@@ -82,13 +82,15 @@ class StagedStep:
         if record is not None:
             self._adj_state, self._adj_state_out = physics.make_state(), physics.make_state()
             self._adj_inputs = _like(inputs)
+            self._adj = (*self._adj_state.differentiable(), *self._adj_inputs.given().values())
             launches.append(
                 lambda: physics.launch_step_vjp(
                     record, self._adj_state_out, self._adj_state, self._adj_inputs
                 )
             )
         with wp.ScopedDevice(physics.device), paused_tape():
-            load_kernels(physics.device, *launches)
+            last = [lambda: self._accumulate(self._adj)] if recorded else []
+            load_kernels(physics.device, *launches, *last)
             self._graph, *self._adjoint_graph = map(_capture, launches)
 
     def step(self, state: "State", inputs: Inputs, state_out: "State") -> None:
@@ -107,11 +109,13 @@ class StagedStep:
             wp.copy(staged, given.grad)
         wp.capture_launch(*self._adjoint_graph)
         before = (*state.differentiable(), *inputs.given().values())
-        adj_in = (*self._adj_state.differentiable(), *self._adj_inputs.given().values())
-        for given, adj in zip(before, adj_in, strict=True):
-            if given.grad is not None and given.size > 0:
+        self._accumulate([array.grad for array in before])
+
+    def _accumulate(self, grads: Sequence[wp.array | None]) -> None:
+        for adj, grad in zip(self._adj, grads, strict=True):
+            if grad is not None and grad.size > 0:
                 kernel = accumulate if adj.dtype is wp.float32 else accumulate_vectors
-                wp.launch(kernel, dim=given.shape, inputs=[adj], outputs=[given.grad])
+                wp.launch(kernel, dim=grad.shape, inputs=[adj], outputs=[grad])
 
 
 def find_staged(among: list[StagedStep], inputs: Inputs) -> StagedStep | None:
