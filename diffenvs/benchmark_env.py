@@ -6,8 +6,6 @@ included: the replays of `Rollout`, without the copies from and to the host that
 
 from __future__ import annotations
 
-import dataclasses
-import inspect
 import json
 import os
 import subprocess
@@ -24,6 +22,7 @@ import warp as wp
 
 from diffenvs.benchmark_physics import HOLD, PLAY, Case, medians
 from diffenvs.vector_env import DiffVectorEnv
+from diffenvs.window import RETAIN
 
 WINDOW = 32  # env steps, of the window whose memory is told
 _FEW = 16  # worlds are enough to see what one of them holds
@@ -135,49 +134,17 @@ def _make(case: Case, num_envs: int, **keywords: Any) -> DiffVectorEnv:
 
 
 def window_memory(case: Case) -> dict[str, float]:
-    """Memory of a window of `WINDOW` recorded steps of all worlds, in MiB.
+    """Memory of a window of `WINDOW` recorded steps of all worlds, in MiB, by what they retain.
 
-    Taken from what the first two steps of a few worlds hold; the whole window is not allocated.
+    Of a few worlds, and in proportion of all: nothing of that size is allocated.
     """
-    known = "retain" in inspect.signature(DiffVectorEnv).parameters
     found = {}
-    for retain in ("substeps", "steps") if known else ("substeps",):
-        envs = _make(case, _FEW, **({"retain": retain} if known else {}))
-        rollout, held = envs.rollout, []
-        action = wp.zeros((_FEW, rollout.physics.nu), dtype=float, device=case.device)
-        for steps in (0, 1, 2):
-            if steps:
-                rollout.grad_step(action)
-                rollout.backward(rollout.ticket(steps - 1))
-            held.append(nbytes(rollout))
-        of_window = held[1] - held[0] + (WINDOW - 1) * (held[2] - held[1])
-        found[f"window_{WINDOW}_{retain}_mib"] = of_window / _FEW * case.nworld / 2**20
+    for retain in RETAIN:
+        envs = _make(case, _FEW, retain=retain)
+        held = envs.window_memory.of(WINDOW) * case.nworld / _FEW
+        found[f"window_{WINDOW}_{retain}_mib"] = held / 2**20
         envs.close()
     return found
-
-
-def nbytes(value: Any) -> int:
-    """Bytes of all arrays that an object of this package holds, each counted once."""
-    found: dict[int, int] = {}
-    seen: set[int] = set()
-    todo = [value]
-    while todo:
-        value = todo.pop()
-        if id(value) in seen:
-            continue
-        seen.add(id(value))
-        if isinstance(value, wp.array):
-            if value.ptr:
-                found[value.ptr] = max(found.get(value.ptr, 0), value.capacity)
-        elif isinstance(value, dict):
-            todo += value.values()
-        elif isinstance(value, list | tuple):
-            todo += value
-        elif dataclasses.is_dataclass(value) and not isinstance(value, type):
-            todo += [getattr(value, f.name) for f in dataclasses.fields(value)]
-        elif type(value).__module__.startswith("diffenvs."):
-            todo += vars(value).values()
-    return sum(found.values())
 
 
 def first_gradient(case: Case, cold: bool) -> dict[str, float]:
