@@ -5,12 +5,11 @@
 
 A table NAME stands between `<!-- NAME -->` and `<!-- /NAME -->`. Tasks come from the tasks
 themselves, accuracies from `accuracy.json` (`python -m diffenvs.physics.accuracy ... --table`),
-speeds from `speed.json`.
+speeds from `speed.json`, a list of runs of `python -m diffenvs.benchmark ... --json`.
 """
 
 import argparse
 import difflib
-import json
 import pathlib
 import sys
 
@@ -19,7 +18,7 @@ import mujoco
 import numpy as np
 
 import diffenvs
-from diffenvs import command_line
+from diffenvs import benchmark_report, command_line
 from diffenvs.physics import accuracy_report
 from diffenvs.task import INTEGRATORS
 
@@ -90,17 +89,110 @@ def accuracy() -> str:
 
 
 def speed() -> str:
-    """Return the table of speeds, in microseconds, under a line that says of what."""
-    measured = json.loads((FOLDER / "speed.json").read_text())
+    """Return the tables of speed: physics, environments, and what others take."""
+    cases = []
+    for run in benchmark_report.read_runs(FOLDER / "speed.json"):
+        versions = [f"{name} {run['versions'][name]}" for name in ("mujoco-warp", "warp-lang")]
+        for case in run["cases"]:
+            if not case.get("scaling"):
+                device = benchmark_report.device_name(run, case)
+                cases.append((case, f"{device}; {', '.join(versions)}; {run['date']}"))
+    parts = []
+    for machine in dict.fromkeys(machine for _, machine in cases):
+        here = [case for case, where in cases if where == machine]
+        tables = (_physics_speed(here), _env_speed(here), _peers(here))
+        parts += [f"**{machine}**", *(table for table in tables if table)]
+    return "\n\n".join(parts)
+
+
+def _physics_speed(cases: list[dict]) -> str:
+    """Return the table of the physics step, in microseconds."""
     rows = []
-    for row in measured["rows"]:
-        stock, recorded, backward = (row[name] for name in ("stock", "recorded", "backward"))
-        what = ", ".join([f"{row['worlds']:,}", *row["options"]])
-        cells = [f"{value} us" for value in (stock, recorded, backward)]
-        rows.append([what, *cells, f"{(recorded + backward) / stock:.2f}"])
-    heading = ["worlds", "stock `mujoco_warp.step`", "recorded step", "backward"]
-    table = markdown([*heading, "recorded + backward / stock"], rows)
-    return f"{', '.join(measured[name] for name in ('what', 'how', 'machine'))}:\n\n{table}"
+    for case in cases:
+        found = case["metrics"]
+        if "stock_us" not in found:
+            continue
+        times = [f"{found[name]:,.0f}" for name in ("stock_us", "recorded_us", "backward_us")]
+        errors = [found[f"gradient_error_{which}"] for which in ("median", "worst")]
+        state = "" if case["state"] == "random" else ", one state"
+        rows.append(
+            [
+                f"{case['task']}, {case['integrator']}, {case['cone']}{state}",
+                f"{case['nworld']:,}",
+                f"{found['rows_mean']:.1f}",
+                *times,
+                f"{found['ratio']:.2f}",
+                " / ".join(f"{error:.0e}".replace("e-0", "e-") for error in errors),
+            ]
+        )
+    heading = ["one physics step, µs", "worlds", "rows", "stock `mujoco_warp.step`"]
+    heading += ["recorded", "backward", "recorded + backward / stock", "gradient error"]
+    return markdown(heading, rows) if rows else ""
+
+
+def _env_speed(cases: list[dict]) -> str:
+    """Return the table of the environments."""
+    rows = []
+    for case in cases:
+        found = case["metrics"]
+        if "env_step_us" not in found:
+            continue
+        windows = [found.get(f"window_32_{retain}_mib") for retain in ("substeps", "steps")]
+        windows = ["–" if mib is None else f"{mib / 1024:.2g} GiB" for mib in windows]
+        first = [found.get(f"first_gradient_{kind}_seconds") for kind in ("warm", "cold")]
+        first = ["–" if seconds is None else f"{seconds:.0f} s" for seconds in first]
+        rows.append(
+            [
+                f"{case['task']}, {case['integrator']}",
+                f"{case['nworld']:,}",
+                f"{found['env_steps_per_second']:,.0f}",
+                f"{found['env_gradients_per_second']:,.0f}",
+                f"{found['env_ratio']:.2f}",
+                " / ".join(windows),
+                " / ".join(first),
+            ]
+        )
+    heading = ["environment", "worlds", "steps/s", "steps with gradient/s", "ratio"]
+    heading += ["window of 32, `substeps` / `steps`", "first gradient, warm / cold"]
+    return markdown(heading, rows) if rows else ""
+
+
+def _number(value: float) -> str:
+    """Return a figure with three digits, or all before the point."""
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
+
+
+_MJX = "mjx_step_and_gradient_us"
+
+
+def _peers(cases: list[dict]) -> str:
+    """Return the table of what one would take instead."""
+    rows = []
+    for case in cases:
+        found = case["metrics"]
+        if "vjp_speedup_centred" not in found:
+            continue
+        differences = [found[f"transition_fd_{k}_us_per_state"] for k in ("one_sided", "centred")]
+        ours = []
+        for name in ("vjp", "linearize"):
+            marks = found[f"{name}_us_per_state"], found[f"{name}_speedup_centred"]
+            ours.append("{} ({}x)".format(*map(_number, marks)))
+        single, mjx = (found.get(name) for name in ("single_by_gymnasium", _MJX))
+        rows.append(
+            [
+                f"{case['task']}, {case['integrator']}, {case['nworld']:,} worlds",
+                " / ".join(map(_number, differences)),
+                *ours,
+                "" if single is None else f"{single:.2f}",
+                "" if mjx is None else _number(mjx / case["nworld"]),
+            ]
+        )
+    heading = ["µs per state", "`mjd_transitionFD`, one-sided / centred"]
+    heading += ["ours: step and VJP", "ours: `linearize`"]
+    heading += ["rate of `gym.make`, ours / Gymnasium's", "MJX, step and `grad`"]
+    used = [0, *(i for i in range(1, len(heading)) if any(row[i] for row in rows))]
+    table = [[cells[i] for i in used] for cells in [heading, *rows]]
+    return markdown(table[0], table[1:]) if rows else ""
 
 
 TABLES = {"tasks": tasks, "accuracy": accuracy, "speed": speed}
