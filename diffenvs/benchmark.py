@@ -203,33 +203,40 @@ def measure(case: Case, options: argparse.Namespace) -> dict:
     if options.scaling:
         kept["scaling"] = True
     print(f"\n{report.heading(kept)}", flush=True)
+    try:
+        _measure_levels(case, options, kept)
+    except (ValueError, RuntimeError) as error:  # what was timed before it is kept
+        _add(kept, {}, [str(error)])
+    return kept
 
-    def add(metrics: dict, failures: list[str] | None = None) -> None:
-        kept["metrics"] |= metrics
-        print(report.rows(kept | {"metrics": metrics}), flush=True)
-        for text in failures or []:
-            kept["failures"].append(text)
-            print(f"WRONG: {text}", flush=True)
 
+def _add(kept: dict, metrics: dict, failures: list[str]) -> None:
+    """Print metrics and what is wrong, and keep both."""
+    kept["metrics"] |= metrics
+    kept["failures"] += failures
+    lines = report.rows(kept["task"], metrics) + [f"WRONG: {text}" for text in failures]
+    print("\n".join(lines), flush=True)
+
+
+def _measure_levels(case: Case, options: argparse.Namespace, kept: dict) -> None:
     alone = not options.scaling and case.state == "random"
     if "physics" in options.level or options.scaling:
         metrics, failures, profile = measure_step(
             case, options.replays, options.seconds, options.check, options.profile
         )
-        add(metrics, failures)
+        _add(kept, metrics, failures)
         if profile:
             kept["profile"] = profile
             print(report.profile_table(profile), flush=True)
     if alone and "env" in options.level and case.env is not None:
-        add(*measure_env(case, options.replays, options.seconds))
+        _add(kept, *measure_env(case, options.replays, options.seconds))
     if alone and options.first_gradient != "none":
-        add(first_gradient(case, cold=options.first_gradient == "cold"))
+        _add(kept, first_gradient(case, cold=options.first_gradient == "cold"), [])
     if alone and options.peers:
         metrics, left_out = measure_peers(case, options.replays)
-        add(metrics)
+        _add(kept, metrics, [])
         for text in left_out:
             print(text, flush=True)
-    return kept
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -259,11 +266,7 @@ def main(arguments: list[str] | None = None) -> int:
     print(f"{run['machine']['cpu']}, {run['machine']['cores']} cores; {run['versions']}")
     command_line.announce()
     for case in cases:
-        try:
-            run["cases"].append(measure(case, options))
-        except (ValueError, RuntimeError) as error:
-            run["cases"].append(report.describe(case) | {"metrics": {}, "failures": [str(error)]})
-            print(f"WRONG: {error}", flush=True)
+        run["cases"].append(measure(case, options))
         if options.json is not None:  # after every case: what is there is kept
             options.json.write_text(json.dumps(run, indent=1) + "\n")
     if options.plot is not None:

@@ -85,11 +85,9 @@ def heading(kept: dict[str, Any]) -> str:
     )
 
 
-def rows(kept: dict[str, Any]) -> str:
+def rows(task: str, metrics: dict[str, float]) -> list[str]:
     """One row per metric, `task.metric value`."""
-    return "\n".join(
-        f"{kept['task']}.{name} {number(value)}" for name, value in kept["metrics"].items()
-    )
+    return [f"{task}.{name} {number(value)}" for name, value in metrics.items()]
 
 
 def number(value: float) -> str:
