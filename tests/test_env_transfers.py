@@ -45,10 +45,11 @@ def test_numpy_step_is_one_transfer_each_way(vector, actions, transfers, mode):
     for step in [envs.step] if mode == "NEXT_STEP" else [envs.step, envs.grad_step]:
         for window in range(3):  # the first two capture
             envs.detach()
-            for action in actions(envs, 2):
+            for number, action in enumerate(actions(envs, 2)):
                 transfers |= dict.fromkeys(transfers, 0)
                 step(action)
-                if window == 2:
+                # with DISABLED the first step of a window looks which worlds are done
+                if window == 2 and (number > 0 or mode != "DISABLED"):
                     assert transfers == {"fetch": 1, "numpy": 0, "h2d": once, "d2h": once}
 
 

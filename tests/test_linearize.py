@@ -52,14 +52,14 @@ def test_linearize_copies_vs_one_world_per_state(assert_same):
 def test_filling_copies_fills_the_device():
     """As many as fill it, at least one, and no more than the rows can use."""
     for nstate in (1, 7, 256, 4096, 10**6):
-        for n, nv in ((28, 14), (46, 23), (2, 1), (331, 160)):
-            copies = filling_copies(n, nstate, nv)
+        for n in (28, 46, 2, 331):
+            copies = filling_copies(n, nstate)
             assert 1 <= copies <= n
-            assert copies == 1 or copies * nstate * nv <= _FULL
+            assert copies == 1 or copies * nstate <= _FULL
             adjoints = -(-n // copies)
             fewer = adjoints - 1
-            assert fewer == 0 or -(-n // fewer) * nstate * nv > _FULL
-    assert filling_copies(28, 256, 14) == 28
+            assert fewer == 0 or -(-n // fewer) * nstate > _FULL
+    assert filling_copies(28, 256) == 14
 
 
 def test_linearize_overflow_names_states():

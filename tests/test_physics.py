@@ -102,11 +102,12 @@ def test_tape_vs_chained_launches(ant):
         physics.launch_step_vjp(record, adj_out, adj, adj_ctrl)
         expected += weight * adj_ctrl.numpy()
         adj_out, adj = adj, adj_out
+    bound = 1e-6 if physics.device.is_cpu else 1e-5  # the steps are made twice, see _assert_same
     for got, want in zip(
         grads, (adj_out.qpos.numpy(), adj_out.qvel.numpy(), expected), strict=True
     ):
         assert np.linalg.norm(want) > 1.0
-        assert fd.relative_error(got, want) < 1e-6
+        assert fd.relative_error(got, want) < bound
 
 
 def test_tape_directional_derivative_vs_c_mujoco(ant):
