@@ -68,10 +68,11 @@ def transition_fd(bench: StepBenchmark, replays: int) -> dict[str, float]:
 
 
 def _medians(variants: dict[str, Callable[[], Any]], rounds: int) -> dict[str, float]:
-    """Microseconds of what ends on the host, in turn."""
+    """Microseconds of what ends on the host, in turn; the second of two calls, as in a loop."""
     found: dict[str, list[float]] = {name: [] for name in variants}
     for _ in range(rounds):
         for name, run in variants.items():
+            run()  # a GPU that has waited for the others is slower
             begin = time.perf_counter()
             run()
             found[name].append(1e6 * (time.perf_counter() - begin))

@@ -178,8 +178,8 @@ class StepBenchmark:
                 if self._is_steep(state):
                     continue
                 cotangent = self.rng.normal(size=(1, 2 * self.physics.nv + self.physics.na))
-                (row,) = accuracy._oracle(exact, state, cotangent, 1)
-                if not row["kink"] and row["doubt"] < accuracy._DOUBT:
+                (row,) = accuracy.differences(exact, state, cotangent)
+                if not row["kink"] and row["doubt"] < accuracy.DOUBT:
                     return int(world)
         raise ValueError(
             f"{self.case.name}: {_TRIES * PLAY} steps of random play in {self.case.nworld} worlds "
@@ -297,25 +297,8 @@ class StepBenchmark:
         cotangents = np.hstack(of(self.adj_out, after[0]))
         parts = [*of(self.adj, states.qpos), self.adj_ctrl.numpy()[worlds].astype(float)]
         ours: dict[str, np.ndarray] = dict(zip(accuracy.INPUTS, parts, strict=True))
-        found = accuracy._oracle(fd.converged(mjm), states, cotangents, 1)
-        oracle: dict[str, np.ndarray] = {
-            name: np.array([getattr(row["pulled"], name) for row in found])
-            for name in accuracy.INPUTS
-        }
-        zero = accuracy._ZERO * np.linalg.norm(cotangents, axis=1)
-        exact_after = np.array([row["after"] for row in found])
-        result = accuracy.Accuracy(
-            states=states,
-            cotangents=cotangents,
-            ours=ours,
-            oracle=oracle,
-            errors={name: accuracy._errors(ours[name], x, zero) for name, x in oracle.items()},
-            step_error=accuracy._errors(np.hstack(after), exact_after, 0 * zero),
-            **{
-                name: np.array([row[name] for row in found])
-                for name in ("kink", "doubt", "ncon", "nrow")
-            },
-        )
+        found = accuracy.differences(fd.converged(mjm), states, cotangents)
+        result = accuracy.compare(states, cotangents, np.hstack(after), ours, found)
         return result, steep
 
     def states(self, worlds: list[int]) -> fd.States:

@@ -114,7 +114,7 @@ def test_past_a_threshold(arm, capsys, monkeypatch):
     out = capsys.readouterr().out
     assert "FAILS: worst of qpos" in out
     assert "median of qpos" not in out
-    monkeypatch.setattr(accuracy, "_DOUBT", 0.0)  # nothing is trusted
+    monkeypatch.setattr(accuracy, "DOUBT", 0.0)  # nothing is trusted
     assert main([arm, *COMMON]) == 1
     assert "FAILS: 24 of 24 states set aside" in capsys.readouterr().out
     assert main([arm, *COMMON, "--threshold-set-aside", "1"]) == 1
@@ -244,7 +244,7 @@ def test_play_without_contacts():
 def test_oracle_in_other_processes(measured):
     """Splitting the oracle's work changes nothing."""
     rows = [
-        accuracy._oracle(fd.converged(feature_models.load("arm")), part, cotangents, 1)
+        accuracy.differences(fd.converged(feature_models.load("arm")), part, cotangents, 1)
         for part, cotangents in zip(
             [fd.States(*(x[i : i + 1] for x in measured.states)) for i in range(2)],
             [measured.cotangents[i : i + 1] for i in range(2)],

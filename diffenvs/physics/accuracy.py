@@ -24,7 +24,7 @@ INPUTS = ("qpos", "qvel", "act", "ctrl")
 MEDIAN, WORST = 1e-4, 3e-3  # of the relative error, what is promised
 STEP = 1e-4  # of the relative error of the next state; beyond, the steps themselves differ
 SET_ASIDE = 0.1  # of the states may be at kinks or doubtful
-_DOUBT = 3e-4  # where central differences of several widths disagree more, they prove nothing
+DOUBT = 3e-4  # where central differences of several widths disagree more, they prove nothing
 _ZERO = 1e-9  # times the norm of the cotangent: rounding of differences, no influence
 
 
@@ -58,7 +58,7 @@ class Accuracy:
     @property
     def trusted(self) -> np.ndarray:
         """States that count, (n,)."""
-        return ~self.kink & (self.doubt < _DOUBT)
+        return ~self.kink & (self.doubt < DOUBT)
 
     def quantiles(self, name: str) -> tuple[float, float] | str | None:
         """Median and worst error of an input; `none` without influence, None without the input."""
@@ -147,20 +147,39 @@ def measure(
     jobs = [
         (exact, fd.States(*(x[i] for x in states)), cotangents[i], nstep, forces) for i in parts
     ]
-    pending = [executor.submit(_oracle, *job) for job in jobs] if executor else []
+    pending = [executor.submit(differences, *job) for job in jobs] if executor else []
     after, ours = step_vjp(mjm, states, cotangents, nstep, device, forces, **sizes)
-    found = [p.result() for p in pending] or [_oracle(*job) for job in jobs]
+    found = [p.result() for p in pending] or [differences(*job) for job in jobs]
     rows = [row for part in found for row in part]
+    return compare(states, cotangents, after, ours, rows)
+
+
+def compare(
+    states: fd.States,
+    cotangents: np.ndarray,
+    after: np.ndarray,
+    ours: dict[str, np.ndarray],
+    rows: list[dict],
+) -> Accuracy:
+    """Compare VJPs that are there with `differences` that are there.
+
+    Args:
+        states: n states.
+        cotangents: of (dq, qvel, act) after the step, (n, 2 nv + na).
+        after: (qpos, qvel, act) after the step, (n, nq + nv + na).
+        ours: VJPs by input, as `step_vjp` returns them.
+        rows: what `differences` found in these states.
+    """
     pulled = {name: np.array([getattr(r["pulled"], name) for r in rows]) for name in INPUTS}
     exact_after = np.array([r["after"] for r in rows])
-    scale = _ZERO * np.linalg.norm(cotangents, axis=1)
+    zero = _ZERO * np.linalg.norm(cotangents, axis=1)
     return Accuracy(
         states=states,
         cotangents=cotangents,
         ours=ours,
         oracle=pulled,
-        errors={name: _errors(ours[name], pulled[name], scale) for name in INPUTS},
-        step_error=_errors(after, exact_after, np.zeros(n)),
+        errors={name: _errors(ours[name], pulled[name], zero) for name in INPUTS},
+        step_error=_errors(after, exact_after, 0 * zero),
         **{name: np.array([r[name] for r in rows]) for name in ("kink", "doubt", "ncon", "nrow")},
     )
 
@@ -174,7 +193,7 @@ def _errors(value, reference, zero):
     return np.where(np.isfinite(size), found, np.inf)
 
 
-def _oracle(mjm, states, cotangents, nstep, forces=()):
+def differences(mjm, states, cotangents, nstep=1, forces=()):
     """What the oracle says about some states; a function of plain data, for other processes."""
     rows = []
     data = mujoco.MjData(mjm)
