@@ -91,19 +91,19 @@ def measure_env(case: Case, replays: int, seconds: float) -> tuple[dict[str, flo
     def record() -> None:
         restore()
         rollout.grad_step(action)
-        rollout.settle()  # what the adjoint would look at first
 
     def backward() -> None:
         rollout.backward(rollout.ticket(0))
 
     with wp.ScopedDevice(case.device):
-        for _ in range(3):  # compiles, then captures
-            record()
-            backward()
+        record()  # compiles and captures
+        backward()
+        adjoint = rollout.last.graphs["backward"]
         variants = {
             "step": (restore, lambda: rollout.step(action)),
             "grad_step": (restore, lambda: rollout.grad_step(action)),
-            "backward": (record, backward),
+            # the graph alone: `backward` looks at the step's health first, and waits for that
+            "backward": (record, lambda: wp.capture_launch(adjoint)),
         }
         us = medians(case.device, variants, replays, seconds)
         record()

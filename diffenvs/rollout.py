@@ -33,7 +33,7 @@ from diffenvs import env_kernels as kernels
 from diffenvs.kernel_trial import try_kernel
 from diffenvs.packed import Packed
 from diffenvs.physics import Physics, State
-from diffenvs.physics.load import load_kernels
+from diffenvs.physics.load import load_kernels, one_at_a_time
 from diffenvs.physics.record import Record
 from diffenvs.physics.tape import paused_tape
 from diffenvs.step_arrays import Adjoint, Outputs, Slot
@@ -426,25 +426,24 @@ class Rollout:
     def _replay(self, slot: Slot, name: str, launch: Callable[[], None]) -> None:
         """Replay a graph of the slot, capturing it first if it is not there yet.
 
-        The first run of its kind is not captured: it loads the kernels, which a capture may not do.
+        Before the first capture of its kind the kernels are loaded, which a capture may not do;
+        those of the adjoint together with those of the recorded step.
         """
-        kind = (name, slot.record is None)
-        if kind not in self._loaded:
-            self._loaded.add(kind)
-            launches = [launch]
-            if name == "step" and slot.record is not None:
-                launches.append(lambda: self._launch_backward(slot, self.adj))
-            with paused_tape():
-                load_kernels(self.device, *launches)
-                launch()
-            return
         graph = slot.graphs.get(name)
         if graph is None:
+            kind = (name, slot.record is None)
             # Capture is not possible on every stream that a caller may have made current.
             stream = self._capture_stream
             own = nullcontext() if stream is None else wp.ScopedStream(stream, sync_enter=False)
-            with paused_tape(), own, wp.ScopedCapture(device=self.device) as capture:
-                launch()
+            with one_at_a_time, paused_tape():
+                if kind not in self._loaded:
+                    launches = [launch]
+                    if slot.record is not None:
+                        launches.append(lambda: self._launch_backward(slot, self.adj))
+                    load_kernels(self.device, *launches)
+                    self._loaded |= {kind, ("backward", slot.record is None)}
+                with own, wp.ScopedCapture(device=self.device) as capture:
+                    launch()
             graph = capture.graph
             assert graph is not None
             slot.graphs[name] = graph

@@ -69,8 +69,17 @@ class KeptSteps:
     def choose(self, number: int) -> None:
         """Say which row the next launch or replay keeps or recalls."""
         if self._rows is None:
-            self._rows = wp.empty(self._shape, dtype=float, device=self.device)
-            self._flags = wp.empty(self._shape[:2], dtype=wp.vec2ub, device=self.device)
+            steps = self._shape[0]
+            try:
+                rows = wp.empty(self._shape, dtype=float, device=self.device)
+                self._flags = wp.empty(self._shape[:2], dtype=wp.vec2ub, device=self.device)
+            except RuntimeError as error:
+                raise RuntimeError(
+                    f"a window of {steps:,} steps of {self._shape[1]:,} worlds takes "
+                    f"{steps * self.nbytes() / 2**30:.1f} GiB on {self.device}, which are not "
+                    "there; make window= (or num_envs=) smaller"
+                ) from error
+            self._rows = rows
         self._number.fill_(number)
 
     def launch_keep(self, slot: Slot) -> None:

@@ -79,6 +79,17 @@ def test_linearize_overflow_names_states():
     assert fd.relative_error(linearize(LANDING, *inputs, nconmax=40)[0], reference) < 1e-4
 
 
+def test_linearize_first_call_does_not_see_the_capture():
+    """A graph is captured on a state of zeros, whose contacts are nobody's overflow."""
+    mjm = load_gymnasium("ant", "implicitfast", "elliptic")
+    lonely = Linearizer(mjm, 1, nconmax=1)
+    floating = [mjm.qpos0.copy(), np.zeros(mjm.nv), np.zeros(0), np.zeros(mjm.nu)]
+    floating[0][2] = 3.0
+    lonely(*(np.float32(x)[None] for x in floating))
+    with pytest.raises(RuntimeError, match="raise nconmax"):
+        lonely(*(np.zeros_like(x, np.float32)[None] for x in floating))
+
+
 def test_linearizers_are_kept_by_the_content_of_the_model():
     """A copy of a model finds what was made for it, a change in place does not; few are kept."""
     mjm = load_gymnasium("hopper", "euler", "pyramidal")

@@ -2,6 +2,7 @@
 
 import gc
 import threading
+import time
 
 import feature_models
 import numpy as np
@@ -176,6 +177,52 @@ def test_collector_is_paused_and_left_as_it_was():
     finally:
         gc.enable()
         gc.unfreeze()
+
+
+def test_rehearsals_of_two_threads_do_not_mix():
+    """The second waits for the first: each would restore what the other had replaced."""
+    real, order = (wp.Module.load, wp.copy, wp.array.zero_), []
+    inside, asked = threading.Event(), threading.Event()
+
+    def first():
+        inside.set()
+        assert asked.wait(5)
+        time.sleep(0.1)
+        order.append("first")
+
+    def begin():
+        inside.wait(5)
+        asked.set()
+        rehearse(DEVICE, lambda: order.append("second"))
+
+    other = threading.Thread(target=begin)
+    other.start()
+    rehearse(DEVICE, first)
+    other.join()
+    assert order == ["first", "second"]
+    assert (wp.Module.load, wp.copy, wp.array.zero_) == real
+
+
+def test_an_interrupted_load_does_not_go_on(monkeypatch):
+    """Ctrl-C while kernels compile ends it: what has not begun is not compiled."""
+    begun = []
+
+    def force_load(device, modules, *args):
+        begun.append(modules[0])
+        if len(begun) == 1:
+            raise KeyboardInterrupt
+        time.sleep(0.2)
+
+    monkeypatch.setattr(wp, "force_load", force_load)
+    monkeypatch.setattr(wp.config, "load_module_max_workers", 1)
+    x, one = wp.ones(2, dtype=float), wp.ones(1, dtype=int)
+    kernels = [_add(value) for value in (11.5, 12.5, 13.5, 14.5)]
+    with pytest.raises(KeyboardInterrupt):
+        load_kernels(
+            DEVICE, lambda: [wp.launch(kernel, dim=2, inputs=[x, one]) for kernel in kernels]
+        )
+    time.sleep(0.5)
+    assert len(begun) < 4
 
 
 def test_sources_are_compiled_by_other_processes(monkeypatch, tmp_path):

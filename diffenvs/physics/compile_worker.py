@@ -11,12 +11,14 @@ import pickle
 import queue
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from typing import Any
 
 import warp as wp
 
-_build = wp._src.build  # Warp has no public name for it
+# Warp has no public name for it; without it, sources are compiled in this process
+_build: Any = getattr(getattr(wp, "_src", None), "build", None)
 
 
 class _Worker:
@@ -42,24 +44,31 @@ class _Worker:
             pickle.dump((args, kwargs), stdin)
             stdin.flush()
             return pickle.load(stdout)
-        except (OSError, EOFError, pickle.PickleError):  # it could not be started, or has died
+        except Exception:  # it could not be started, or has died, or says what is no answer
+            self.close()
             return False
 
     def close(self) -> None:
-        """End the process."""
+        """End the process; what it does at that moment is lost."""
         if self._process is not None:
+            self._process.kill()
             with contextlib.suppress(OSError):
                 self._process.communicate()
+            self._process = None
 
 
 @contextlib.contextmanager
 def compile_apart(processes: int) -> Iterator[None]:
     """What threads compile for CUDA inside is compiled by up to so many processes."""
+    if not hasattr(_build, "build_cuda"):
+        yield
+        return
     here = _build.build_cuda
     made = [_Worker() for _ in range(processes)]
     idle: queue.LifoQueue[_Worker] = queue.LifoQueue()  # one that runs already comes first
     for worker in made:
         idle.put(worker)
+    ended = threading.Event()
 
     def build_cuda(*args: Any, **kwargs: Any) -> None:
         worker = idle.get()
@@ -67,6 +76,8 @@ def compile_apart(processes: int) -> Iterator[None]:
             done = worker.build(*args, **kwargs)
         finally:
             idle.put(worker)
+        if ended.is_set():
+            raise InterruptedError("compiling was interrupted")
         if not done:
             here(*args, **kwargs)  # which says what is wrong, if it is the source
 
@@ -75,6 +86,7 @@ def compile_apart(processes: int) -> Iterator[None]:
         yield
     finally:
         _build.build_cuda = here
+        ended.set()
         for worker in made:
             worker.close()
 

@@ -17,7 +17,7 @@ Out: `adj_qpos`, `adj_qvel` (direct parts), `w` with `(M + h E)^T w = h adj_qvel
      h E) z = h E qacc`.
 
 The pair `(w, z)` carries the derivative of `M` in the linear system, `+ w^T dM z`; it is added to
-the sweep of `tree_vjp`. Derivation: `DERIVATION.md`, section 6. Not covered: implicit.
+the sums of `tree_vjp`. Derivation: `DERIVATION.md`, section 6. Not covered: implicit.
 """
 
 import functools

@@ -146,6 +146,7 @@ class Linearizer:
         self._x = Mirror((nstate, p.nq + p.nv + p.na + p.nu), float, p.device)
         self._AB = Mirror((nstate, n, n + p.nu), float, p.device)
         self._graph = captured(p.device, self._launch)
+        p.d.overflow.zero_()  # of the state that happened to be there
 
     def _launch(self) -> None:
         p, state, AB = self.physics, self._state, self._AB.array

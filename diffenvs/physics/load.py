@@ -19,6 +19,10 @@ import warp as wp
 
 from .compile_worker import compile_apart
 
+# Held while functions of Warp are replaced, which other threads would undo, and while a graph is
+# captured, of which Warp has one at a time.
+one_at_a_time = threading.RLock()
+_MOST_WORKERS = 16
 # these fill an array that they made themselves, which whoever asked for it may keep
 _MAKERS = {f.__code__ for f in (wp.zeros, wp.zeros_like, wp.full, wp.full_like, wp.clone)}
 # of Warp's modules; without these, a module is loaded when a kernel of it is first launched
@@ -58,19 +62,29 @@ def load_kernels(device: wp.Device, *launches: Callable[[], None]) -> None:
     """
     if not _KNOWN:
         return
-    with paused_collector():
+    with one_at_a_time, paused_collector():
         modules = rehearse(device, *launches)
         if not modules:
             return
         # The longest first. Those with tiles have a block of their own size; Warp builds the
         # libraries of their matrix functions one at a time, and nothing else may wait for that.
         modules.sort(key=lambda x: (x[1] != x[0].options["block_dim"], -len(x[0].kernels)))
-        workers = min(wp.config.load_module_max_workers or os.cpu_count() or 1, len(modules))
-        apart = compile_apart(workers) if device.is_cuda else contextlib.nullcontext()
-        with apart, ThreadPoolExecutor(workers) as pool:
-            loading = [pool.submit(wp.force_load, device, [m], dim, 0) for m, dim in modules]
-        for future in loading:
-            future.result()
+        workers = min(wp.config.load_module_max_workers or _cores(), len(modules), _MOST_WORKERS)
+        pool = ThreadPoolExecutor(workers)
+        with compile_apart(workers) if device.is_cuda else contextlib.nullcontext():
+            try:
+                loading = [pool.submit(wp.force_load, device, [m], dim, 0) for m, dim in modules]
+                for future in loading:
+                    future.result()
+            finally:  # whoever interrupts this does not wait for what has not begun
+                pool.shutdown(wait=False, cancel_futures=True)
+
+
+def _cores() -> int:
+    """How many this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def rehearse(device: wp.Device, *launches: Callable[[], None]) -> list[tuple[wp.Module, int]]:
@@ -116,7 +130,7 @@ def rehearse(device: wp.Device, *launches: Callable[[], None]) -> list[tuple[wp.
         if callable(while_body):
             while_body(**kwargs)
 
-    with patches, wp.ScopedDevice(device):
+    with one_at_a_time, patches, wp.ScopedDevice(device):
         replace(wp.Module, "load", load)
         replace(wp, "capture_if", branches)
         replace(wp, "capture_while", loop)

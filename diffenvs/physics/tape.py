@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import warp as wp
 
 from .inputs import Inputs, accumulate_vectors, copy_inputs
-from .load import load_kernels
+from .load import load_kernels, one_at_a_time
 
 if TYPE_CHECKING:
     from .step import Physics, State
@@ -38,7 +38,7 @@ def paused_tape() -> Iterator[None]:
 
 def captured(device: wp.Device, launches: Callable[[], None]) -> wp.Graph:
     """A graph of the launches. Their kernels are loaded first, which a capture may not do."""
-    with wp.ScopedDevice(device), paused_tape():
+    with one_at_a_time, wp.ScopedDevice(device), paused_tape():
         load_kernels(device, launches)
         return _capture(launches)
 
@@ -88,10 +88,12 @@ class StagedStep:
                     record, self._adj_state_out, self._adj_state, self._adj_inputs
                 )
             )
-        with wp.ScopedDevice(physics.device), paused_tape():
+        physics.watch_overflow(0)
+        with one_at_a_time, wp.ScopedDevice(physics.device), paused_tape():
             last = [lambda: self._accumulate(self._adj)] if recorded else []
             load_kernels(physics.device, *launches, *last)
             self._graph, *self._adjoint_graph = map(_capture, launches)
+            physics.d.overflow.zero_()  # of the state that happened to be there
 
     def step(self, state: "State", inputs: Inputs, state_out: "State") -> None:
         """`state, inputs -> state_out`, by replay."""

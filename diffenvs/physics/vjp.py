@@ -2,12 +2,12 @@
 
     next_activation, next_position -> velocity solve (w, z, adj_qacc) -> forward_vjp
 
-    forward_vjp: H mu = adj_qacc -> bodies -> actuators, passive forces, constraints -> sweep
+    forward_vjp: H mu = adj_qacc -> bodies -> actuators, passive forces, constraints -> subtrees
                   -> mocap bodies
 
 Cotangents of forces (`forces_vjp`) have constraint rows and actuators see another vector than mu.
 Forces in joint space add to the cotangents at once; what acts along tendons waits for `tendon_vjp`,
-what acts on bodies for the sweep.
+what acts on bodies for `subtree_vjp`.
 
 Every stage only launches kernels, so a whole step is captured into one graph.
 """
