@@ -112,7 +112,7 @@ def _pull_back(physics, inputs, record):
 
 
 def _scratch(physics, record):
-    """By name, the arrays of floats of the simulator that do not belong to the record."""
+    """By name, the arrays of numbers of the simulator that do not belong to the record."""
     retained = {a.ptr for s in record.substeps for a in s.arrays()}
     retained |= {a.ptr for a in record.inputs.given().values()}
     views = [("d", physics.d), ("solver", physics._solver.ctx)]
@@ -130,13 +130,15 @@ def _scratch(physics, record):
         for field in dataclasses.fields(struct):
             array = getattr(struct, field.name)
             if isinstance(array, wp.array) and array.size and array.ptr not in retained:
-                if array.numpy().dtype.kind == "f":
+                if array.numpy().dtype.kind in "fiu":
                     found.setdefault(array.ptr, (f"{name}.{field.name}", array))
     return dict(found.values())
 
 
 def _spoil(array):
-    array.assign(np.full_like(array.numpy(), np.nan))
+    """NaN; integers, which may be indices, become a wrong one that exists."""
+    values = array.numpy()
+    array.assign(np.full_like(values, np.nan if values.dtype.kind == "f" else 1))
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -156,7 +158,7 @@ def test_adjoint_reads_only_what_is_retained(case):
     assert np.isfinite(expected).all()
     assert np.abs(expected).max() > 0
     scratch = _scratch(physics, record)
-    assert {"d.qfrc_bias", "d.qfrc_smooth", "d.efc.J", "d.efc.aref"} <= scratch.keys()
+    assert {"d.qfrc_bias", "d.qfrc_smooth", "d.efc.J", "d.efc.state"} <= scratch.keys()
     kept = {name: array.numpy().copy() for name, array in scratch.items()}
     for array in scratch.values():
         _spoil(array)
