@@ -28,6 +28,7 @@ import argparse
 import copy
 import importlib.util
 import json
+import math
 import sys
 from pathlib import Path
 
@@ -147,7 +148,7 @@ def make_cases(options: argparse.Namespace) -> list[Case]:
     except Exception as error:  # Warp raises more than one kind
         known = [known.alias for known in wp.get_devices()]
         raise ValueError(f"--device {options.device} is not one of {known}") from error
-    if options.timestep is not None and not options.timestep > 0:
+    if options.timestep is not None and not 0 < options.timestep < math.inf:
         raise ValueError(f"--timestep {options.timestep} is not a time in seconds > 0")
     if options.profile and device.is_cpu:
         raise ValueError("--profile needs a CUDA device: Warp times kernels there alone")
@@ -197,9 +198,10 @@ def _find_model(text: str, options: argparse.Namespace) -> Case:
     return Case(name, mjm, 1, wp.get_device("cpu"), env=env, keywords=keywords)
 
 
-def measure(case: Case, options: argparse.Namespace) -> dict:
-    """Time one case and print its rows as they come; returns it as it is kept."""
+def measure(case: Case, options: argparse.Namespace, cases: list[dict]) -> None:
+    """Time one case and print its rows as they come; they are kept in the last of `cases`."""
     kept = report.describe(case) | {"metrics": {}, "failures": []}
+    cases.append(kept)
     if options.scaling:
         kept["scaling"] = True
     print(f"\n{report.heading(kept)}", flush=True)
@@ -207,7 +209,9 @@ def measure(case: Case, options: argparse.Namespace) -> dict:
         _measure_levels(case, options, kept)
     except (ValueError, RuntimeError) as error:  # what was timed before it is kept
         _add(kept, {}, [str(error)])
-    return kept
+    except KeyboardInterrupt:
+        _add(kept, {}, ["interrupted"])
+        raise
 
 
 def _add(kept: dict, metrics: dict, failures: list[str]) -> None:
@@ -266,11 +270,18 @@ def main(arguments: list[str] | None = None) -> int:
     print(f"{run['machine']['cpu']}, {run['machine']['cores']} cores; {run['versions']}")
     command_line.announce()
     for case in cases:
-        run["cases"].append(measure(case, options))
-        if options.json is not None:  # after every case: what is there is kept
-            options.json.write_text(json.dumps(run, indent=1) + "\n")
+        try:
+            measure(case, options, run["cases"])
+        except KeyboardInterrupt:
+            break
+        finally:  # after every case: what is there is kept
+            if options.json is not None:
+                options.json.write_text(json.dumps(run, indent=1) + "\n")
     if options.plot is not None:
-        report.plot([run], options.plot)
+        try:
+            report.plot([run], options.plot)
+        except ValueError as error:
+            print(f"\n{options.plot} is not drawn: {error}")
     wrong = [case for case in run["cases"] if case["failures"]]
     if wrong:
         print(f"\n{len(wrong)} of {len(run['cases'])} cases have something wrong:")

@@ -28,7 +28,8 @@ def transition_fd(bench: StepBenchmark, replays: int) -> dict[str, float]:
     """Time `mujoco.mjd_transitionFD` on one core, and beside it our VJP and `linearize`.
 
     Differences and `linearize` give all of both matrices, a VJP one row. All in states of random
-    play: the VJP, with the recorded step, of all worlds of the case; `linearize` of up to 256.
+    play: the VJP, alone and with the recorded step, of all worlds of the case; `linearize` of up
+    to 256.
 
     Returns:
         Microseconds per state, and how many times as long as ours the differences take.
@@ -45,8 +46,8 @@ def transition_fd(bench: StepBenchmark, replays: int) -> dict[str, float]:
                 getattr(data, name)[:] = getattr(states, name)[i]
             mujoco.mjd_transitionFD(mjm, data, 1e-6, centred, A, B, None, None)
 
-    def vjp() -> None:
-        for name in ("recorded", "backward"):
+    def replay(*names: str) -> None:
+        for name in names:
             wp.capture_launch(bench.graphs[name])
         wp.synchronize_device(case.device)
 
@@ -54,13 +55,14 @@ def transition_fd(bench: StepBenchmark, replays: int) -> dict[str, float]:
     variants = {
         "transition_fd_one_sided": (some, lambda: differences(False)),
         "transition_fd_centred": (some, lambda: differences(True)),
-        "vjp": (case.nworld, vjp),
+        "step_and_vjp": (case.nworld, lambda: replay("recorded", "backward")),
+        "vjp": (case.nworld, lambda: replay("backward")),
         "linearize": (len(states.qpos), lambda: linearize(*given)),
     }
     linearize(*given)  # compiles, captures
     us = _medians({name: run for name, (_, run) in variants.items()}, max(replays // 4, 3))
     found = {f"{name}_us_per_state": us[name] / count for name, (count, _) in variants.items()}
-    for ours in ("vjp", "linearize"):
+    for ours in ("step_and_vjp", "vjp", "linearize"):
         for kind in ("one_sided", "centred"):
             theirs = found[f"transition_fd_{kind}_us_per_state"]
             found[f"{ours}_speedup_{kind}"] = theirs / found[f"{ours}_us_per_state"]

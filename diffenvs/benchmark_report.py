@@ -20,6 +20,8 @@ from diffenvs.physics.accuracy_tool import CONES, INTEGRATORS
 PACKAGES = ("mujoco", "mujoco-warp", "warp-lang", "gymnasium", "numpy", "jax", "mujoco-mjx")
 CURVES = {"stock_us": "forward, stock", "recorded_us": "recorded", "backward_us": "backward"}
 
+OPTIONS = ("state", "integrator", "cone", "timestep", "date")  # what else tells curves apart
+
 
 def begin_run(command: list[str]) -> dict[str, Any]:
     """What figures depend on besides the case, as it is kept."""
@@ -119,25 +121,44 @@ def read_runs(path: Path) -> list[dict[str, Any]]:
     """
     try:
         found = json.loads(path.read_text())
-    except json.JSONDecodeError as error:
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise ValueError(f"{path} is not JSON: {error}") from None
     runs = found if isinstance(found, list) else [found]
-    if not runs or not all(isinstance(run, dict) and "cases" in run for run in runs):
+    if not runs or not all(_is_run(run) for run in runs):
         raise ValueError(f"{path} holds no run of the benchmark")
     return runs
+
+
+def _is_run(run: Any) -> bool:
+    """Whether this looks like what the benchmark keeps."""
+    return (
+        isinstance(run, dict)
+        and isinstance(run.get("machine"), dict)
+        and isinstance(run.get("cases"), list)
+        and all(
+            isinstance(case, dict)
+            and {"task", "device", "nworld"} <= case.keys()
+            and isinstance(case.get("metrics"), dict)
+            for case in run["cases"]
+        )
+    )
 
 
 def plot(runs: list[dict[str, Any]], path: Path) -> None:
     """Draw time over worlds, both logarithmic: a colour per device, a line per kind of step.
 
+    Cases of other tasks, options or days are curves of their own, and are named by what differs.
+    What failed before it was timed is left out.
+
     Raises:
-        ValueError: No run has a case of `--scaling`.
+        ValueError: No run has a case of `--scaling` that was timed.
     """
-    curves: dict[tuple[str, str], list[dict[str, Any]]] = {}
+    curves: dict[tuple[str, ...], list[dict[str, Any]]] = {}
     for run in runs:
         for case in run["cases"]:
-            if case.get("scaling"):
-                curves.setdefault((case["task"], device_name(run, case)), []).append(case)
+            if case.get("scaling") and CURVES.keys() <= case["metrics"].keys():
+                options = (str((run | case).get(name, "")) for name in OPTIONS)
+                curves.setdefault((case["task"], device_name(run, case), *options), []).append(case)
     if not curves:
         raise ValueError("there is no case of --scaling to plot")
     import matplotlib
@@ -147,7 +168,9 @@ def plot(runs: list[dict[str, Any]], path: Path) -> None:
 
     styles = dict(zip(CURVES, (":", "-", "--"), strict=True))
     figure, axes = plt.subplots(figsize=(7.5, 5), layout="constrained")
-    for index, ((task, device), cases) in enumerate(curves.items()):
+    differ = [len(set(values)) > 1 for values in zip(*curves, strict=True)]
+    for index, (key, cases) in enumerate(curves.items()):
+        shown = [text for i, text in enumerate(key) if i < 2 or differ[i]]
         cases = sorted(cases, key=lambda case: case["nworld"])
         for metric, label in CURVES.items():
             axes.plot(
@@ -157,7 +180,7 @@ def plot(runs: list[dict[str, Any]], path: Path) -> None:
                 color=f"C{index}",
                 marker="o",
                 markersize=3.5,
-                label=f"{task}, {device}: {label}",
+                label=f"{', '.join(shown)}: {label}",
             )
     axes.set_xscale("log", base=4)
     axes.set_yscale("log")

@@ -23,6 +23,7 @@ it is a pure function of the record and the cotangents, and can be run as often 
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Callable
 from contextlib import nullcontext
 from typing import Any
@@ -107,8 +108,8 @@ class Rollout:
         self.last = self._plain
         """Slot of the last step; `last.reset` says which worlds it reset."""
         self._slots: list[Slot] = []  # with "steps" one, of all steps
-        self._kept = KeptSteps(self.physics, window) if retain == "steps" else None
-        self._versions = [0] * window
+        self._kept = KeptSteps(task.name, self.physics, window) if retain == "steps" else None
+        self._versions = defaultdict[int, int](int)  # by number in the window
         self._adj: Adjoint | None = None
         self._loaded: set[tuple[str, bool]] = set()
         self._capture_stream = wp.Stream(device) if device.is_cuda else None

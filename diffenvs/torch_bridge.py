@@ -63,6 +63,7 @@ class TorchBridge:
         """Step."""
         self._check(actions)
         if record:
+            self._refuse_inference("grad_step", "use step()")
             out, self._state = self._grad_step(actions)
         else:
             with self.stream():
@@ -81,6 +82,13 @@ class TorchBridge:
         out = dict(zip(names, found[: len(names)], strict=True))
         out |= {name: view.clone() for name, view in self._outputs.items() if name not in names}
         return StepOutputs(**out), EnvState(*found[len(names) :])
+
+    def _refuse_inference(self, what: str, instead: str) -> None:
+        """Say that a gradient is asked for where torch keeps none."""
+        if torch.is_inference_mode_enabled():
+            raise RuntimeError(
+                f"{self.name}: {what} has no gradient under torch.inference_mode; {instead}"
+            )
 
     def _check(self, actions: Any) -> None:
         """Refuse what is not a batch of actions on the device of the worlds."""
@@ -138,6 +146,9 @@ class TorchBridge:
             fresh = wp.to_torch(mask).clone()[:, None]
             obs = self.read(self.rollout.obs)
             if self._obs is not None:
+                self._refuse_inference(
+                    "a reset of some worlds after grad_step", "do it outside, or detach() first"
+                )
                 before, version = self._obs
                 if before._version != version:
                     raise RuntimeError(

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+import numpy as np
 import warp as wp
 
 from diffenvs import env_kernels as kernels
@@ -47,6 +48,8 @@ class WindowMemory(NamedTuple):
 
     def of(self, steps: int) -> int:
         """Return the bytes of a window of so many steps, without allocating it."""
+        if isinstance(steps, bool) or not isinstance(steps, int | np.integer) or steps < 0:
+            raise ValueError(f"window_memory.of: steps must be an integer >= 0, not {steps!r}")
         return self.shared + steps * self.per_step
 
 
@@ -54,11 +57,13 @@ class KeptSteps:
     """Rows from which steps can be made again: start state, action, and where resets cut.
 
     Args:
+        name: Of the task.
         physics: The worlds.
         window: Number of rows.
     """
 
-    def __init__(self, physics: Physics, window: int) -> None:
+    def __init__(self, name: str, physics: Physics, window: int) -> None:
+        self.name = name
         self.device = physics.device
         columns = physics.nq + 2 * physics.nv + physics.na + physics.nu
         self._shape = (window, physics.nworld, columns)
@@ -75,7 +80,7 @@ class KeptSteps:
                 self._flags = wp.empty(self._shape[:2], dtype=wp.vec2ub, device=self.device)
             except RuntimeError as error:
                 raise RuntimeError(
-                    f"a window of {steps:,} steps of {self._shape[1]:,} worlds takes "
+                    f"{self.name}: a window of {steps:,} steps of {self._shape[1]:,} worlds takes "
                     f"{steps * self.nbytes() / 2**30:.1f} GiB on {self.device}, which are not "
                     "there; make window= (or num_envs=) smaller"
                 ) from error

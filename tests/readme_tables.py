@@ -140,7 +140,7 @@ def _env_speed(cases: list[dict]) -> str:
         windows = [found.get(f"window_32_{retain}_mib") for retain in ("substeps", "steps")]
         windows = ["–" if mib is None else f"{mib / 1024:.2g} GiB" for mib in windows]
         first = [found.get(f"first_gradient_{kind}_seconds") for kind in ("warm", "cold")]
-        first = ["–" if seconds is None else f"{seconds:.0f} s" for seconds in first]
+        first = ["–" if seconds is None else f"{seconds:.2g} s" for seconds in first]
         rows.append(
             [
                 f"{case['task']}, {case['integrator']}",
@@ -174,7 +174,7 @@ def _peers(cases: list[dict]) -> str:
             continue
         differences = [found[f"transition_fd_{k}_us_per_state"] for k in ("one_sided", "centred")]
         ours = []
-        for name in ("vjp", "linearize"):
+        for name in ("vjp", "step_and_vjp", "linearize"):
             marks = found[f"{name}_us_per_state"], found[f"{name}_speedup_centred"]
             ours.append("{} ({}x)".format(*map(_number, marks)))
         single, mjx = (found.get(name) for name in ("single_by_gymnasium", _MJX))
@@ -188,7 +188,7 @@ def _peers(cases: list[dict]) -> str:
             ]
         )
     heading = ["µs per state", "`mjd_transitionFD`, one-sided / centred"]
-    heading += ["ours: step and VJP", "ours: `linearize`"]
+    heading += ["ours: VJP", "step and VJP", "`linearize`"]
     heading += ["rate of `gym.make`, ours / Gymnasium's", "MJX, step and `grad`"]
     used = [0, *(i for i in range(1, len(heading)) if any(row[i] for row in rows))]
     table = [[cells[i] for i in used] for cells in [heading, *rows]]

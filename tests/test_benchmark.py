@@ -72,7 +72,7 @@ def test_peers(kept):
     found = run["cases"][0]["metrics"]
     if "vjp_us_per_state" not in found:
         pytest.skip("mujoco-mjx is installed")
-    for ours in ("vjp", "linearize"):
+    for ours in ("vjp", "step_and_vjp", "linearize"):
         for kind in ("one_sided", "centred"):
             differences = found[f"transition_fd_{kind}_us_per_state"]
             assert differences > 0
@@ -182,6 +182,7 @@ def test_curves_of_the_plot(tmp_path, monkeypatch):
         for n in (16, 1)
     ]
     cases.append(cases[0] | {"nworld": 99, "scaling": False})
+    cases.append(cases[0] | {"nworld": 64, "metrics": {}})  # ran out of memory
     report.plot([{"machine": {"cpu": "x"}, "cases": cases}], tmp_path / "plot.png")
     lines = figures[0].axes[0].lines
     assert [line.get_label() for line in lines] == [
@@ -189,6 +190,27 @@ def test_curves_of_the_plot(tmp_path, monkeypatch):
     ]
     assert list(lines[2].get_xdata()) == [1, 16]
     assert list(lines[0].get_ydata()) == [3.0, 3.0]
+    both = [case | {"state": state} for case in cases[:2] for state in ("random", "contact")]
+    report.plot([{"machine": {"cpu": "x"}, "cases": both}], tmp_path / "plot.png")
+    names = {line.get_label().partition(":")[0] for line in figures[1].axes[0].lines}
+    assert names == {"Ant, Fast GPU, random", "Ant, Fast GPU, contact"}
+    with pytest.raises(ValueError, match="no case of --scaling"):
+        report.plot([{"machine": {"cpu": "x"}, "cases": cases[-1:]}], tmp_path / "plot.png")
+
+
+def test_an_interrupted_run_keeps_what_it_has(monkeypatch, tmp_path, capsys):
+    """Ctrl-C ends it without a traceback; the case is in the file, with a word on it."""
+
+    def interrupted(*arguments):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(benchmark, "measure_step", interrupted)
+    kept = tmp_path / "run.json"
+    plot = ["--scaling", "--max-nworld", "4", "--plot", str(tmp_path / "x.png")]
+    assert benchmark.main([*STEP, *plot, "--json", str(kept)]) == 1
+    (case,) = json.loads(kept.read_text())["cases"]
+    assert case["failures"] == ["interrupted"]
+    assert "x.png is not drawn: there is no case of --scaling to plot" in capsys.readouterr().out
 
 
 def test_medians():
@@ -216,6 +238,7 @@ def test_medians():
         (["--device", "cuda:77"], "--device cuda:77 is not one of ['cpu'"),
         (["--nworld", "0"], "argument --nworld: '0' is not an integer >= 1"),
         (["--timestep", "-1"], "--timestep -1.0 is not a time in seconds > 0"),
+        (["--timestep", "inf"], "--timestep inf is not a time in seconds > 0"),
         (["--integrator", "implicit"], "invalid choice: 'implicit'"),
         (["--device", "cpu", "--profile"], "--profile needs a CUDA device"),
         (["--json", "/gone/x.json"], "/gone/x.json cannot be written"),
@@ -223,6 +246,7 @@ def test_medians():
         (["--from", "x.json"], "--from needs --plot, which draws it"),
         (["--plot", "x.png", "--from", "gone.json"], "No such file or directory: 'gone.json'"),
         (["--plot", "x.png", "--from", "{list}"], "holds no run of the benchmark"),
+        (["--plot", "x.png", "--from", "{foreign}"], "holds no run of the benchmark"),
         (["--plot", "x.png", "--from", "{text}"], "is not JSON"),
         (["--plot", "x.png", "--from", "{run}"], "there is no case of --scaling to plot"),
         (["--task", "{pgs}"], "option solver = mjSOL_PGS"),
@@ -232,6 +256,7 @@ def test_messages(arguments, message, tmp_path, capsys):
     """What makes no sense is said before anything is compiled, with exit code 2."""
     contents = {
         "list": ("list.json", "[]"),
+        "foreign": ("foreign.json", '{"machine": {}, "cases": [{"scaling": true}]}'),
         "text": ("text.json", "seven"),
         "run": ("run.json", '{"machine": {"cpu": "x"}, "cases": []}'),
         "pgs": (

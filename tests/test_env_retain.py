@@ -120,6 +120,9 @@ def test_memory_of_a_window(retain, actions):
     for action in actions(envs, 4):
         envs.grad_step(action)
     assert envs.window_memory.allocated == memory.of(4)
+    for steps in (-5, 2.5, True, "x"):
+        with pytest.raises(ValueError, match=r"window_memory.of: steps must be an integer >= 0"):
+            memory.of(steps)
     mjm = envs.model
     row = 4 * (mjm.nq + 2 * mjm.nv + mjm.na + mjm.nu) + 2
     if retain == "steps":

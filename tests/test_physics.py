@@ -256,6 +256,8 @@ def test_step_refuses_wrong_arrays(ant):
         physics.step(state, ctrl.numpy())
     with pytest.raises(ValueError, match="nworld is 0; it must be an integer, at least 1"):
         Physics(physics.mjm, 0)
+    with pytest.raises(ValueError, match="njmax is True; it must be an integer, at least 1"):
+        Physics(physics.mjm, 2, njmax=True)
     with pytest.raises(RuntimeError, match="this record holds no step yet"):
         physics.launch_step_vjp(physics.make_record(), state, state, ctrl)
     record, adj = physics.make_record(), physics.make_state()

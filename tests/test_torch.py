@@ -77,6 +77,21 @@ def test_no_grad_and_step_have_no_history(make):
     assert not obs.requires_grad and not envs.state.qpos.requires_grad
 
 
+def test_inference_mode_is_refused_where_a_gradient_is_asked_for(vector):
+    """torch keeps nothing there: grad_step says so, and so does a reset of worlds in a window."""
+    envs = vector(CARTPOLE, arrays="torch")
+    envs.reset(seed=0)
+    (action,) = _actions(envs, 1)
+    mask = np.arange(envs.num_envs) == 0
+    with torch.inference_mode():
+        envs.step(action.clone())
+        with pytest.raises(RuntimeError, match="grad_step has no gradient under .*inference_mode"):
+            envs.grad_step(action)
+    envs.grad_step(action)
+    with torch.inference_mode(), pytest.raises(RuntimeError, match="a reset of some worlds after"):
+        envs.reset(options={"reset_mask": mask})
+
+
 def test_outputs_are_copies(make):
     """Tensors that were returned do not change with later steps."""
     envs = make(CARTPOLE, arrays="torch")

@@ -107,7 +107,7 @@ class Physics:
         for name, value in sizes.items():
             if value is None and name.endswith("max"):
                 continue
-            if not isinstance(value, int | np.integer) or value < 1:
+            if not isinstance(value, int | np.integer) or value is True or value < 1:
                 raise ValueError(f"Physics: {name} is {value!r}; it must be an integer, at least 1")
         self.mjm = mjm
         self.nworld = nworld
