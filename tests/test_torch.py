@@ -85,7 +85,7 @@ def test_inference_mode_is_refused_where_a_gradient_is_asked_for(vector):
     mask = np.arange(envs.num_envs) == 0
     with torch.inference_mode():
         envs.step(action.clone())
-        with pytest.raises(RuntimeError, match="grad_step has no gradient under .*inference_mode"):
+        with pytest.raises(RuntimeError, match=r"grad_step has no gradient under .*inference_mode"):
             envs.grad_step(action)
     envs.grad_step(action)
     with torch.inference_mode(), pytest.raises(RuntimeError, match="a reset of some worlds after"):
