@@ -34,7 +34,7 @@ from diffenvs import env_kernels as kernels
 from diffenvs.kernel_trial import try_kernel
 from diffenvs.packed import Packed
 from diffenvs.physics import Physics, State
-from diffenvs.physics.load import load_kernels, one_at_a_time
+from diffenvs.physics.load import load_kernels, one_at_a_time, paused_collector
 from diffenvs.physics.record import Record
 from diffenvs.physics.tape import paused_tape
 from diffenvs.step_arrays import Adjoint, Outputs, Slot
@@ -436,7 +436,7 @@ class Rollout:
             # Capture is not possible on every stream that a caller may have made current.
             stream = self._capture_stream
             own = nullcontext() if stream is None else wp.ScopedStream(stream, sync_enter=False)
-            with one_at_a_time, paused_tape():
+            with one_at_a_time, paused_collector(), paused_tape():
                 if kind not in self._loaded:
                     launches = [launch]
                     if slot.record is not None:

@@ -39,7 +39,8 @@ def paused_collector() -> Iterator[None]:
 
     Warp parses and hashes its kernels into objects that stay, a million of them with mujoco_warp's,
     and the collector would walk all of these over and over: a quarter of the time to the first
-    gradient. Old objects are collected like any others, but looked at less often.
+    gradient, and a quarter of a capture. Old objects are collected like any others, but looked at
+    less often.
     """
     enabled = gc.isenabled()
     gc.disable()

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import warp as wp
 
 from .inputs import Inputs, accumulate_vectors, copy_inputs
-from .load import load_kernels, one_at_a_time
+from .load import load_kernels, one_at_a_time, paused_collector
 
 if TYPE_CHECKING:
     from .step import Physics, State
@@ -44,7 +44,7 @@ def captured(device: wp.Device, launches: Callable[[], None]) -> wp.Graph:
 
 
 def _capture(launches: Callable[[], None]) -> wp.Graph:
-    with wp.ScopedCapture() as capture:
+    with paused_collector(), wp.ScopedCapture() as capture:
         launches()
     graph = capture.graph
     assert graph is not None
