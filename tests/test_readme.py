@@ -31,6 +31,13 @@ def test_set_up():
     assert 'pip install -e ".[test]" && pytest' in text
 
 
+def test_linked_files_are_there():
+    """Pictures and pages that the README shows or leads to."""
+    links = re.findall(r"\]\((?!https?:)([^)#]+)\)", README.read_text())
+    assert {"examples/landscape.png", "examples/scaling.png"} <= set(links)
+    assert [link for link in links if not (README.parent / link).exists()] == []
+
+
 def test_tables_are_what_the_script_writes():
     """Tasks, accuracy and speed stand in the README as code and measurements have them."""
     found = readme_tables.differences(README.read_text())
