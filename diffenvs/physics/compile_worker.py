@@ -45,16 +45,19 @@ class _Worker:
             stdin.flush()
             return pickle.load(stdout)
         except Exception:  # it could not be started, or has died, or says what is no answer
-            self.close()
+            self.close(at_once=True)
             return False
 
-    def close(self) -> None:
-        """End the process; what it does at that moment is lost."""
-        if self._process is not None:
-            self._process.kill()
-            with contextlib.suppress(OSError):
-                self._process.communicate()
-            self._process = None
+    def close(self, at_once: bool) -> None:
+        """End the process, `at_once` or when it has cleared away its temporary files."""
+        process, self._process = self._process, None
+        if process is None:
+            return
+        if at_once:
+            process.kill()
+            process.wait()
+        else:
+            process.communicate()
 
 
 @contextlib.contextmanager
@@ -82,13 +85,15 @@ def compile_apart(processes: int) -> Iterator[None]:
             here(*args, **kwargs)  # which says what is wrong, if it is the source
 
     _build.build_cuda = build_cuda
+    interrupted = True
     try:
         yield
+        interrupted = False
     finally:
         _build.build_cuda = here
         ended.set()
         for worker in made:
-            worker.close()
+            worker.close(at_once=interrupted)
 
 
 def _main() -> None:
