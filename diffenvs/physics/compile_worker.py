@@ -45,19 +45,24 @@ class _Worker:
             stdin.flush()
             return pickle.load(stdout)
         except Exception:  # it could not be started, or has died, or says what is no answer
-            self.close(at_once=True)
+            self.end(at_once=True)
             return False
 
-    def close(self, at_once: bool) -> None:
-        """End the process, `at_once` or when it has cleared away its temporary files."""
-        process, self._process = self._process, None
-        if process is None:
+    def end(self, at_once: bool) -> None:
+        """Ask the process to end, which it does when it has cleared its temporary files away."""
+        if self._process is None:
             return
+        assert self._process.stdin is not None
+        with contextlib.suppress(OSError):
+            self._process.stdin.close()
         if at_once:
-            process.kill()
-            process.wait()
-        else:
-            process.communicate()
+            self._process.kill()
+
+    def wait(self) -> None:
+        """Wait until the process has ended."""
+        if self._process is not None:
+            self._process.wait()
+            self._process = None
 
 
 @contextlib.contextmanager
@@ -93,7 +98,9 @@ def compile_apart(processes: int) -> Iterator[None]:
         _build.build_cuda = here
         ended.set()
         for worker in made:
-            worker.close(at_once=interrupted)
+            worker.end(at_once=interrupted)
+        for worker in made:
+            worker.wait()
 
 
 def _main() -> None:
