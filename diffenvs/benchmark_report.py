@@ -24,7 +24,7 @@ OPTIONS = ("state", "integrator", "cone", "timestep", "date")  # what else tells
 
 
 def begin_run(command: list[str]) -> dict[str, Any]:
-    """What figures depend on besides the case, as it is kept."""
+    """What figures depend on besides the case, as it is kept: of files the names alone."""
     versions = {}
     for name in PACKAGES:
         try:
@@ -32,7 +32,7 @@ def begin_run(command: list[str]) -> dict[str, Any]:
         except metadata.PackageNotFoundError:
             continue
     return {
-        "command": " ".join(["python -m diffenvs.benchmark", *command]),
+        "command": " ".join(["python -m diffenvs.benchmark", *map(_without_folder, command)]),
         "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
         "machine": {
             "cpu": _cpu(),
@@ -45,6 +45,10 @@ def begin_run(command: list[str]) -> dict[str, Any]:
         "versions": versions,
         "cases": [],
     }
+
+
+def _without_folder(word: str) -> str:
+    return Path(word).name if Path(word).is_absolute() else word
 
 
 def _cpu() -> str:

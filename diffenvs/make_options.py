@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
 import warp as wp
 from gymnasium.vector import AutoresetMode
 
 from diffenvs import env_kernels as kernels
+from diffenvs.task_checks import is_integer
 
 MODES = {
     AutoresetMode.NEXT_STEP: kernels.NEXT_STEP,
@@ -17,10 +17,10 @@ MODES = {
 }
 
 
-def count(name: str, what: str, value: Any) -> int:
-    """Return a number of things, at least one."""
-    if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 1:
-        raise ValueError(f"{name}: {what} must be an integer >= 1, not {value!r}")
+def count(name: str, what: str, value: Any, least: int = 1) -> int:
+    """Return a number of things."""
+    if not is_integer(value) or value < least:
+        raise ValueError(f"{name}: {what} must be an integer >= {least}, not {value!r}")
     return int(value)
 
 

@@ -12,6 +12,8 @@ import mujoco
 import numpy as np
 from gymnasium.error import DependencyNotInstalled
 
+from diffenvs.make_options import count
+
 RENDER_MODES = ["human", "rgb_array", "depth_array", "rgbd_tuple"]
 
 
@@ -44,9 +46,7 @@ class WorldRenderer:
         from gymnasium.envs.mujoco.mujoco_rendering import MujocoRenderer
 
         for what in ("width", "height", "max_geom"):
-            size = options[what]
-            if isinstance(size, bool) or not isinstance(size, int | np.integer) or size < 1:
-                raise ValueError(f"{name}: {what} must be an integer >= 1, not {size!r}")
+            count(name, what, options[what])
         _check_camera(name, mjm, options["camera_id"], options["camera_name"])
         _check_free_camera(name, mjm, camera)
         _check_flags(name, options["visual_options"])

@@ -111,7 +111,7 @@ class Rollout:
         self._kept = KeptSteps(task.name, self.physics, window) if retain == "steps" else None
         self._versions = defaultdict[int, int](int)  # by number in the window
         self._adj: Adjoint | None = None
-        self._loaded: set[tuple[str, bool]] = set()
+        self._loaded: set[bool] = set()  # kernels of steps: recorded ones, plain ones
         self._capture_stream = wp.Stream(device) if device.is_cuda else None
 
     # Memory
@@ -427,22 +427,20 @@ class Rollout:
     def _replay(self, slot: Slot, name: str, launch: Callable[[], None]) -> None:
         """Replay a graph of the slot, capturing it first if it is not there yet.
 
-        Before the first capture of its kind the kernels are loaded, which a capture may not do;
-        those of the adjoint together with those of the recorded step.
+        Before the first capture of a kind of step the kernels are loaded, which a capture may not
+        do; those of the adjoint together with those of the recorded step.
         """
         graph = slot.graphs.get(name)
         if graph is None:
-            kind = (name, slot.record is None)
+            recorded = slot.record is not None
             # Capture is not possible on every stream that a caller may have made current.
             stream = self._capture_stream
             own = nullcontext() if stream is None else wp.ScopedStream(stream, sync_enter=False)
             with one_at_a_time, paused_collector(), paused_tape():
-                if kind not in self._loaded:
-                    launches = [launch]
-                    if slot.record is not None:
-                        launches.append(lambda: self._launch_backward(slot, self.adj))
-                    load_kernels(self.device, *launches)
-                    self._loaded |= {kind, ("backward", slot.record is None)}
+                if recorded not in self._loaded:
+                    adjoint = [lambda: self._launch_backward(slot, self.adj)] if recorded else []
+                    load_kernels(self.device, launch, *adjoint)
+                    self._loaded.add(recorded)
                 with own, wp.ScopedCapture(device=self.device) as capture:
                     launch()
             graph = capture.graph

@@ -38,6 +38,7 @@ import numpy as np
 import warp as wp
 
 from diffenvs.env_kernels import reset_worlds
+from diffenvs.make_options import count
 from diffenvs.physics import State
 from diffenvs.task_checks import (
     NOISE,
@@ -129,9 +130,7 @@ class Task:
         self.parameters = self._merge(parameters)
         self.mjm = self._load(xml_file, integrator)
         nstep = self.frame_skip if frame_skip is None else frame_skip
-        if not is_integer(nstep) or nstep < 1:
-            raise ValueError(f"{self.name}: frame_skip must be an integer >= 1, not {nstep!r}")
-        self.nstep = int(nstep)
+        self.nstep = count(self.name, "frame_skip", nstep)
         self.dt = float(self.mjm.opt.timestep) * self.nstep
         self.init_qpos, self.init_qvel = self._start()
         self.obs_size = self._observation_size()

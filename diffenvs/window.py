@@ -16,10 +16,10 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-import numpy as np
 import warp as wp
 
 from diffenvs import env_kernels as kernels
+from diffenvs.make_options import count
 from diffenvs.physics import Physics
 from diffenvs.step_arrays import Slot
 
@@ -48,9 +48,7 @@ class WindowMemory(NamedTuple):
 
     def of(self, steps: int) -> int:
         """Return the bytes of a window of so many steps, without allocating it."""
-        if isinstance(steps, bool) or not isinstance(steps, int | np.integer) or steps < 0:
-            raise ValueError(f"window_memory.of: steps must be an integer >= 0, not {steps!r}")
-        return self.shared + steps * self.per_step
+        return self.shared + count("window_memory.of", "steps", steps, least=0) * self.per_step
 
 
 class KeptSteps:

@@ -93,6 +93,7 @@ def test_printed_and_kept(kept):
     assert run["machine"]["cores"] >= 1 and run["machine"]["cpu"]
     assert run["versions"]["mujoco-warp"].startswith("4.0")
     assert run["command"].startswith("python -m diffenvs.benchmark --task Hopper --device cpu")
+    assert ".json" in run["command"] and "/" not in run["command"]  # no folder of this machine
     assert re.fullmatch(r"\d{4}-\d\d-\d\d", run["date"])
 
 
