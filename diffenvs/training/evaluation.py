@@ -1,0 +1,140 @@
+"""What a policy is worth: whole episodes without noise, in numbers and in pictures."""
+
+from __future__ import annotations
+
+import io
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import gymnasium as gym
+import torch
+from torch import Tensor, nn
+
+from diffenvs import command_line
+from diffenvs.evaluate import both_keywords
+from diffenvs.policy import save_policy
+from diffenvs.task import pays
+from diffenvs.training.checkpoint import replacing
+
+LOOK_EVERY = 10  # steps between looks whether all episodes have ended: a look waits for the device
+
+OF_TRAINING = {
+    # keywords of an environment that say how it trains, and not what the task is
+    "task",
+    "num_envs",
+    "vectorization_mode",
+    "arrays",
+    "autoreset_mode",
+    "window",
+    "retain",
+    "nconmax",
+    "njmax",
+    "seed",
+    "device",
+    "max_episode_steps",
+    "render_mode",
+}
+
+
+def keywords(env: str, training: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """Keywords by side with which a policy is scored: those of training, but Gymnasium's reward.
+
+    Args:
+        env: Id of our environment.
+        training: Keywords with which it was made for training.
+    """
+    given = {
+        name: value
+        for name, value in training.items()
+        if name not in OF_TRAINING and not pays(name)
+    }
+    return both_keywords(command_line.find_spec(env), given)
+
+
+class Evaluation:
+    """Episodes on our environment; it is made when it is first needed.
+
+    Args:
+        env: Id of the environment.
+        options: Its keywords.
+        num_envs: Number of worlds, one episode each.
+        seed: World i starts from `seed + i`, in every evaluation.
+        device: Where it runs.
+    """
+
+    def __init__(
+        self, env: str, options: dict[str, Any], num_envs: int, seed: int, device: torch.device
+    ) -> None:
+        self._env, self._options, self._seed = env, options, seed
+        self._num_envs, self._device = num_envs, str(device)
+        self._envs: Any = None
+
+    @torch.no_grad()
+    def returns(self, policy: nn.Module) -> Tensor:
+        """Play; return the sums of rewards, (num_envs,)."""
+        if self._envs is None:
+            self._envs = gym.make_vec(
+                self._env,
+                num_envs=self._num_envs,
+                arrays="torch",
+                window=1,
+                device=self._device,
+                **self._options,
+            )
+        envs = self._envs
+        obs, _ = envs.reset(seed=self._seed)
+        returns = torch.zeros(envs.num_envs, device=obs.device)
+        running = torch.ones(envs.num_envs, dtype=torch.bool, device=obs.device)
+        was_training = policy.training
+        policy.eval()
+        steps = 0
+        while steps % LOOK_EVERY or running.any():
+            obs, reward, terminated, truncated, _ = envs.step(policy(obs))
+            returns += torch.where(running, reward, 0.0)
+            running &= ~(terminated | truncated)
+            steps += 1
+        policy.train(was_training)
+        return returns
+
+
+def export(policy: nn.Module, obs_size: int, folder: Path) -> bytes:
+    """Return the policy as a program of torch.export, into which weights can be loaded."""
+    path = folder / ".policy.pt2"
+    with torch.random.fork_rng():
+        save_policy(path, policy, obs_size)
+    program = path.read_bytes()
+    path.unlink()
+    return program
+
+
+def weights(state: dict[str, Any]) -> bytes:
+    """Return a state_dict as the bytes of a file."""
+    file = io.BytesIO()
+    torch.save(state, file)
+    return file.getvalue()
+
+
+@torch.no_grad()
+def record_video(
+    env: str, options: dict[str, Any], policy: nn.Module, seed: int, folder: Path, device: str
+) -> str:
+    """Film one episode; return the name of the file, or why it could not be filmed."""
+    with tempfile.TemporaryDirectory(dir=folder) as reel:
+        try:
+            film: Any = gym.make(env, render_mode="rgb_array", device=device, **options)
+            quality = film.unwrapped.model.vis.quality  # where there is no GPU to draw with
+            quality.shadowsize, quality.offsamples = 1024, 0
+            film = gym.wrappers.RecordVideo(film, reel, disable_logger=True)
+            obs, _ = film.reset(seed=seed)
+            done = False
+            while not done:
+                action = policy(torch.as_tensor(obs)[None])[0].numpy()
+                obs, _, terminated, truncated, _ = film.step(action)
+                done = terminated or truncated
+            film.close()
+        except gym.error.DependencyNotInstalled as error:
+            return f"no video: {error}"
+        with replacing(folder / "episode.mp4") as path:
+            next(Path(reel).glob("*.mp4")).rename(path)
+    return "episode.mp4"
