@@ -107,7 +107,7 @@ def test_physics_needs_no_gymnasium_and_no_torch(blocked):
 
 
 def test_imports_run_one_way():
-    """Physics knows nothing above it, tasks nothing of environments; two files import torch, and training."""
+    """Physics knows nothing above it, tasks nothing of environments; torch is in few files."""
     outside = {name for name in _importers("torch") if not name.startswith("training/")}
     assert outside == {"policy.py", "torch_bridge.py"}
     users = {name for name in _importers("diffenvs.training") if not name.startswith("training/")}

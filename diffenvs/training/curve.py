@@ -88,6 +88,7 @@ def draw(rows: list[Row], title: str, gymnasium: str | None, folder: Path) -> No
                 label=f"{gymnasium} (Gymnasium, C MuJoCo)",
             )
         axes.grid(alpha=0.3)
+    time_axes.set_xlim(left=0.0)
     time_axes.set(
         xlabel=f"wall clock with compiling, {'minutes' if minutes else 'seconds'}",
         ylabel="return of an episode, without noise",

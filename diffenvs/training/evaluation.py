@@ -98,14 +98,12 @@ class Evaluation:
         return returns
 
 
-def export(policy: nn.Module, obs_size: int, folder: Path) -> bytes:
+def export(policy: nn.Module, obs_size: int) -> bytes:
     """Return the policy as a program of torch.export, into which weights can be loaded."""
-    path = folder / ".policy.pt2"
-    with torch.random.fork_rng():
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "policy.pt2"
         save_policy(path, policy, obs_size)
-    program = path.read_bytes()
-    path.unlink()
-    return program
+        return path.read_bytes()
 
 
 def weights(state: dict[str, Any]) -> bytes:
@@ -119,7 +117,7 @@ def weights(state: dict[str, Any]) -> bytes:
 def record_video(
     env: str, options: dict[str, Any], policy: nn.Module, seed: int, folder: Path, device: str
 ) -> str:
-    """Film one episode; return the name of the file, or why it could not be filmed."""
+    """Film one episode; say where the film is, or why there is none."""
     with tempfile.TemporaryDirectory(dir=folder) as reel:
         try:
             film: Any = gym.make(env, render_mode="rgb_array", device=device, **options)
@@ -134,7 +132,7 @@ def record_video(
                 done = terminated or truncated
             film.close()
         except gym.error.DependencyNotInstalled as error:
-            return f"no video: {error}"
+            return f"No video: {error}"
         with replacing(folder / "episode.mp4") as path:
             next(Path(reel).glob("*.mp4")).rename(path)
-    return "episode.mp4"
+    return f"Video: {folder / 'episode.mp4'}"
