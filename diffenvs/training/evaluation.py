@@ -123,7 +123,7 @@ def record_video(
             film: Any = gym.make(env, render_mode="rgb_array", device=device, **options)
             quality = film.unwrapped.model.vis.quality  # where there is no GPU to draw with
             quality.shadowsize, quality.offsamples = 1024, 0
-            film = gym.wrappers.RecordVideo(film, reel, disable_logger=True)
+            film = gym.wrappers.RecordVideo(film, f"{reel}/film", disable_logger=True)
             obs, _ = film.reset(seed=seed)
             done = False
             while not done:
@@ -134,5 +134,5 @@ def record_video(
         except gym.error.DependencyNotInstalled as error:
             return f"No video: {error}"
         with replacing(folder / "episode.mp4") as path:
-            next(Path(reel).glob("*.mp4")).rename(path)
+            next(Path(reel).glob("film/*.mp4")).rename(path)
     return f"Video: {folder / 'episode.mp4'}"
