@@ -24,7 +24,7 @@ for name in ("matplotlib", "tensorboard", "tqdm"):
 import diffenvs  # noqa: E402
 from diffenvs import command_line, training  # noqa: E402
 from diffenvs.policy import load_policy  # noqa: E402
-from diffenvs.training import checkpoint  # noqa: E402
+from diffenvs.training import checkpoint, evaluation  # noqa: E402
 from diffenvs.training.scores import Game, GymnasiumScores  # noqa: E402
 
 ENV = "DiffInvertedPendulum-v0"
@@ -334,7 +334,45 @@ def test_settings_are_refused_by_name(tmp_path, changes, message):
         training.start_processes("cpu")
 
 
+def test_learner_has_to_have_the_policy(mini, make):
+    """A policy that no checkpoint would hold is refused at the start."""
+    envs = make(ENV, 3, arrays="torch", device="cpu")
+    cfg, policy = mini.Config(), mini.Policy()
+    run = training.Run(cfg, training.start_processes(cfg), envs, {"net": policy.net})
+    with pytest.raises(
+        ValueError, match=r"'log_std', 'normalize\.mean', .* in no module of the lear"
+    ):
+        next(run.iterations(policy))
+
+
 # Evaluations, curve, log
+
+
+def test_evaluations_are_on_gymnasiums_terms():
+    """What training changes of reward, start and end is not what the policy is scored on."""
+    training_keywords = {
+        "task": "module:Hopper",
+        "num_envs": 8,
+        "arrays": "torch",
+        "window": 4,
+        "ctrl_cost_weight": 1.0,
+        "healthy_z_range": (0.1, 9.0),
+        "terminate_when_unhealthy": False,
+        "reset_noise_scale": 0.3,
+        "exclude_current_positions_from_observation": False,
+        "integrator": "rk4",
+    }
+    sides = evaluation.keywords("DiffHopper-v0", training_keywords)
+    assert sides["diffenvs"] == {
+        "reward": "v5",
+        "exclude_current_positions_from_observation": False,
+        "integrator": "rk4",
+    }
+    assert sides["gymnasium"]["terminate_when_unhealthy"] is True
+    assert sides["gymnasium"]["reset_noise_scale"] == 0.005
+    assert sides["gymnasium"]["exclude_current_positions_from_observation"] is False
+    sides = evaluation.keywords("DiffCartPoleSwingUp-v0", {"upright_weight": 2.0, "window": 3})
+    assert sides == {"diffenvs": {"upright_weight": 2.0}}
 
 
 def test_curve_has_every_evaluation(mini, capfd):
@@ -404,14 +442,14 @@ def test_log_holds_the_means_of_what_was_given(mini):
 def test_failed_scores_are_told_and_harm_nothing(tmp_path):
     """A policy that cannot be played, or a process that ends, leaves a score with the reason."""
     policy = torch.nn.Linear(4, 1)
-    program = training.evaluation.export(policy, 4)
+    program = evaluation.export(policy, 4)
     game = Game("InvertedPendulum-v5", {}, 5, 2, 0, program)
     scores = GymnasiumScores(game, tmp_path / "log")
     for number, weights in enumerate((policy.state_dict(), {"other": torch.zeros(1)})):
         file = io.BytesIO()
         torch.save(weights, file)
         scores.request(number, file.getvalue())
-    good, bad = scores.arrived(wait=True)
+    good, bad = list(scores.arrived(wait=True))
     assert (good.request, bad.request) == (0, 1)
     assert good.failure is None and good.mean == 5.0 and good.error == 0.0
     assert bad.failure is not None and "the policy has lost" in bad.failure

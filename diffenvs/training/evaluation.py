@@ -38,18 +38,30 @@ OF_TRAINING = {
 
 
 def keywords(env: str, training: dict[str, Any]) -> dict[str, dict[str, Any]]:
-    """Keywords by side with which a policy is scored: those of training, but Gymnasium's reward.
+    """Keywords by side with which a policy is scored.
+
+    They are those of training. But what is paid, where an episode starts and when it terminates is
+    Gymnasium's, where Gymnasium has the task: a run may train on something else, and is scored on
+    that.
 
     Args:
         env: Id of our environment.
         training: Keywords with which it was made for training.
     """
-    given = {
-        name: value
-        for name, value in training.items()
-        if name not in OF_TRAINING and not pays(name)
-    }
-    return both_keywords(command_line.find_spec(env), given)
+    spec = command_line.find_spec(env)
+    given = {name: value for name, value in training.items() if name not in OF_TRAINING}
+    if command_line.find_task(spec).gymnasium is not None:
+        given = {name: value for name, value in given.items() if not _of_episodes(name)}
+    return both_keywords(spec, given)
+
+
+def _of_episodes(name: str) -> bool:
+    """Say whether a keyword decides rewards, starts or ends, and not what is seen or simulated."""
+    return (
+        pays(name)
+        or name.startswith(("reset_", "healthy_", "terminate_"))
+        or name.endswith("_cost_range")
+    )
 
 
 class Evaluation:

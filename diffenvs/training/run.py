@@ -111,6 +111,7 @@ class Run:
         Args:
             policy: Maps observations to actions without noise, if it is given nothing else.
         """
+        self._check_learner(policy)
         with self._interrupts():
             if self.processes.rank == 0:
                 self._start_scores(policy)
@@ -159,17 +160,10 @@ class Run:
     def log(self, values: dict[str, Tensor | float]) -> None:
         """Take numbers of an iteration for TensorBoard, which shows the mean of some iterations.
 
-        Tensors of one element stay on the device, which nothing waits for.
+        Tensors, of one element, stay on their device, and nothing waits for it.
         """
         if self.processes.rank == 0:
-            self._logged.append(
-                {
-                    name: value.detach().float().reshape(()).clone()
-                    if isinstance(value, Tensor)
-                    else float(value)
-                    for name, value in values.items()
-                }
-            )
+            self._logged.append({name: _keep(value) for name, value in values.items()})
 
     # Rank 0
 
@@ -262,8 +256,7 @@ class Run:
 
     def _take_scores(self, wait: bool = False) -> None:
         """Enter the scores that have arrived into the curve."""
-        found = self._scores.arrived(wait) if self._scores is not None else []
-        for score in found:
+        for score in self._scores.arrived(wait) if self._scores is not None else ():
             row = self.curve[score.request]
             self._unscored.pop(score.request, None)
             if score.failure is not None:
@@ -273,7 +266,6 @@ class Run:
                 continue
             row.gymnasium, row.gymnasium_error = score.mean, curve.finite(score.error)
             self._writer.add_scalar("eval/gymnasium_return", score.mean, row.steps)
-        if found:
             curve.write_tables(self.curve, self._about, self.folder)
 
     # Checkpoints
@@ -288,6 +280,18 @@ class Run:
         self.obs, _ = self.envs.reset(seed=first)
         seed_all(SEEDS * (seed + 1) + processes.rank)
         self._random = checkpoint.random_state(processes.device)
+
+    def _check_learner(self, policy: nn.Module) -> None:
+        """Refuse a policy that a resumed run would not have."""
+        modules = [x for x in self.learner.values() if isinstance(x, nn.Module)]
+        kept = {id(x) for module in modules for x in (*module.parameters(), *module.buffers())}
+        named = (*policy.named_parameters(), *policy.named_buffers())
+        lost = [name for name, x in named if id(x) not in kept]
+        if lost:
+            raise ValueError(
+                f"{lost} of the policy are in no module of the learner {list(self.learner)}, so a "
+                "resumed run would not have them"
+            )
 
     def _save(self) -> None:
         """Write a checkpoint, with what every process has."""
@@ -417,3 +421,11 @@ class Run:
                 f"{self.cfg.gymnasium_episodes} episodes."
             )
         return "\n".join(lines)
+
+
+def _keep(value: Tensor | float) -> Tensor | float:
+    """A copy of what was logged: a number, or a tensor on the GPU."""
+    if isinstance(value, Tensor):
+        value = value.detach()
+        return value.float().reshape(()).clone() if value.is_cuda else value.item()
+    return float(value)

@@ -15,6 +15,7 @@ import queue
 import subprocess
 import sys
 import threading
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -82,13 +83,12 @@ class GymnasiumScores:
         self.waiting += 1
         self._requests.put((number, weights))
 
-    def arrived(self, wait: bool = False) -> list[Score]:
-        """Return the scores that have arrived since the last call; or wait for all."""
-        found = []
+    def arrived(self, wait: bool = False) -> Iterator[Score]:
+        """Give the scores that have arrived since the last call; or wait for all."""
         while self.waiting and (wait or not self._results.empty()):
-            found.append(self._results.get())
+            score = self._results.get()
             self.waiting -= 1
-        return found
+            yield score
 
     def close(self) -> None:
         """End the process."""
