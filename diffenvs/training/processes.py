@@ -37,7 +37,7 @@ class Processes:
         """Replace each tensor by its mean over the processes, all in one message."""
         if self.count == 1:
             return
-        given = [tensor.detach() for tensor in tensors]
+        given = [tensor.detach() for tensor in tensors]  # of the same shapes in every process
         flat = torch.cat([tensor.reshape(-1) for tensor in given])
         dist.all_reduce(flat)
         parts = (flat / self.count).split([tensor.numel() for tensor in given])

@@ -330,7 +330,6 @@ class Run:
             )
         for name, state in part["learner"].items():
             self.learner[name].load_state_dict(state)
-        self.envs.reset(seed=self.cfg.seed)
         self.envs.set_state(part["envs"])
         self.obs = part["obs"].to(self.processes.device)
         self._random = part["random"]
