@@ -224,7 +224,7 @@ def test_interrupted_run_leaves_results_and_goes_on(mini, tmp_path, capfd):
     handler = signal.getsignal(signal.SIGINT)
     run = mini.main(mini.Config(), interrupt=at(1))
     assert signal.getsignal(signal.SIGINT) is handler
-    assert run.iteration == 2 and [row.iteration for row in run.curve] == [0]
+    assert run.iteration == 2 and [row.iteration for row in run.curve] == [0, 2]
     for name in ("checkpoint.pt", "policy.pt2", "curve.csv", "curve.json", "curve.png"):
         assert (run.folder / name).stat().st_size > 80
     assert not list(run.folder.glob(".*"))  # no parts of files
@@ -330,6 +330,9 @@ def test_settings_are_refused_by_name(tmp_path, changes, message):
     cfg = dataclasses.replace(training.Settings(env=ENV, out=tmp_path), **changes)
     with pytest.raises(SystemExit, match=message):
         training.start_processes(cfg)
+    (tmp_path / "file").write_text("")
+    with pytest.raises(SystemExit, match="out: the folder of the run cannot be made"):
+        training.start_processes(training.Settings(env=ENV, out=tmp_path / "file"))
     with pytest.raises(TypeError, match="the settings are a Settings, not 'cpu'"):
         training.start_processes("cpu")
 

@@ -59,7 +59,7 @@ def write_tables(rows: list[Row], about: dict[str, Any], folder: Path) -> None:
     table = [[finite(x) for x in values] for values in table]
     content = about | {"curve": [dict(zip(HEADER, values, strict=True)) for values in table]}
     with replacing(folder / "curve.json") as path:
-        path.write_text(json.dumps(content, indent=2) + "\n")
+        path.write_text(json.dumps(content, indent=2, default=str) + "\n")
 
 
 def draw(rows: list[Row], title: str, gymnasium: str | None, folder: Path) -> None:
@@ -111,10 +111,7 @@ def describe(cfg: Settings, device: torch.device, count: int) -> dict[str, Any]:
             continue
     return {
         "command": _command(count),
-        "settings": {
-            name: str(value) if isinstance(value, Path) else value
-            for name, value in asdict(cfg).items()
-        },
+        "settings": asdict(cfg),
         "commit": _commit(),
         "machine": {
             "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",

@@ -106,7 +106,7 @@ class Run:
     def iterations(self, policy: nn.Module) -> Iterator[int]:
         """Count iterations, from where the checkpoint ended; evaluate and save behind them.
 
-        Ctrl-C ends them after the present one.
+        Ctrl-C ends them after the present one, which is evaluated then.
 
         Args:
             policy: Maps observations to actions without noise, if it is given nothing else.
@@ -147,6 +147,13 @@ class Run:
         stop, due = self.processes.any(self._stop, due and self.processes.rank == 0)
         if stop or due or end:
             self._save()
+        if (
+            stop
+            and not end
+            and self.processes.rank == 0
+            and self.curve[-1].iteration < self.iteration
+        ):
+            self._evaluate(policy)  # behind the checkpoint: a resumed run does without
         return stop or end
 
     def _latest(self) -> dict[str, str]:
@@ -175,7 +182,6 @@ class Run:
             self._about["resumed"].append(now | {"iteration": self.iteration})
         else:
             self._about = now | {"resumed": []}
-            self.folder.mkdir(parents=True, exist_ok=True)
             for old in self.folder.glob("events.out.tfevents.*"):  # of a run without a checkpoint
                 old.unlink()
         purge = self.steps + 1 if cfg.resume else None  # hides what is after the checkpoint
@@ -393,6 +399,9 @@ class Run:
         self._writer.close()
         print(self._summary())
         print(f"Results are in {self.folder}: policy.pt2, curve.csv, curve.json, curve.png")
+        if self._gymnasium_id() is not None:
+            command = f"python -m diffenvs.evaluate --env {self.cfg.env}"
+            print(f"Score it at length: {command} --policy {self.folder / 'policy.pt2'}")
         if self.cfg.video:
             arguments = (TEST_SEED, self.folder, str(processes.device))
             options = self._sides["diffenvs"]
