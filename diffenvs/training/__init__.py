@@ -20,9 +20,24 @@ environment and on Gymnasium's, the log, the curve, the video.
 It needs the extra "train". Nothing else of `diffenvs` imports it.
 """
 
+from diffenvs.training.graphs import captured
+from diffenvs.training.health import GradientHealth
 from diffenvs.training.networks import Normalize, mlp
 from diffenvs.training.processes import Processes, start_processes
 from diffenvs.training.run import Run
 from diffenvs.training.settings import Settings
+from diffenvs.training.worlds import renew, sound, spread_episodes
 
-__all__ = ["Normalize", "Processes", "Run", "Settings", "mlp", "start_processes"]
+__all__ = [
+    "GradientHealth",
+    "Normalize",
+    "Processes",
+    "Run",
+    "Settings",
+    "captured",
+    "mlp",
+    "renew",
+    "sound",
+    "spread_episodes",
+    "start_processes",
+]

@@ -1,0 +1,386 @@
+"""Short-horizon actor-critic (SHAC): trains a policy by the gradients of the simulation.
+
+    python examples/shac.py --env DiffAnt-v0
+    torchrun --nproc-per-node=2 examples/shac.py --env DiffAnt-v0
+    python examples/shac.py --env DiffHopper-v0 --num-envs 64            hops in minutes on a CPU
+    python examples/shac.py --help                                       what can be set
+
+An iteration steps all worlds through a short window with noise, and differentiates what the window
+earned, and what the critic says its last observation is worth, by the parameters of the policy: one
+gradient through physics, rewards, critic and policy. Then the critic is fitted to what was seen.
+The method is that of Xu et al. 2022, "Accelerated Policy Learning with Parallel Differentiable
+Simulation" (arXiv:2204.07137).
+
+The critic bootstraps on `info["final_obs"]`, which is what a step led to, also in worlds that begin
+a new episode in that step: a time limit does not end what is to come, a fall does, and the gradient
+passes into the episode that ended and not into the next.
+
+It leaves the curve (CSV, JSON, PNG), TensorBoard logs, a video and the best policy in `out`; what
+the policy is worth in Gymnasium's own environment says `python -m diffenvs.evaluate`.
+"""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import gymnasium as gym
+import torch
+import tyro
+from torch import Tensor, nn
+
+import diffenvs  # noqa: F401  (registers the environments)
+from diffenvs import training
+from diffenvs.training import GradientHealth, Normalize, Settings, mlp, sound
+
+HEALTH_EVERY = 10
+"""Iterations between looks at worlds that diverged, and at the cosine of half batches."""
+
+
+@dataclass
+class Config(Settings):
+    """Short-horizon actor-critic. "Found here" is what was measured best with these tasks."""
+
+    num_envs: int = 512
+    """Worlds that a process steps together. Xu et al. have 64 to 256, Heiden 2026 256."""
+    horizon: int = 16
+    """Steps of a window, through which is differentiated. Xu et al.: 32. Found here: 8 to 16."""
+    iterations: int = 2000
+    """Windows, each of which ends in one step of the policy."""
+    eval_every: int = 100
+    """Iterations between evaluations; 0: only before the first and after the last."""
+    episode: int = 0
+    """Steps after which training cuts episodes; 0: those of the task. The critic knows what would
+    have followed. Short ones show beginnings more often."""
+    reward: str | None = None
+    """Reward to train on, "v5" or "smooth", of tasks that have both; evaluations pay that of v5."""
+    gamma: float = 0.99
+    """Discount per step. Xu et al."""
+    lam: float = 0.95
+    """Of TD(lambda), the critic's targets: 0 trusts the critic, 1 the rewards. Xu et al."""
+    actor_lr: float = 1e-3
+    """Learning rate of the policy. Xu et al.: 2e-3; it falls linearly."""
+    critic_lr: float = 2e-3
+    """Learning rate of the critic, falls as well. Xu et al."""
+    final_lr: float = 0.05
+    """The learning rates' lowest part, reached at the end."""
+    betas: tuple[float, float] = (0.7, 0.95)
+    """Of Adam: short memories, for gradients change with the contacts. Xu et al."""
+    critic_epochs: int = 8
+    """Passes over a window when the critic is fitted. Xu et al.: 16."""
+    critic_batches: int = 4
+    """Updates of a pass. Xu et al."""
+    target_rate: float = 0.5
+    """How far the slow critic, which the policy sees, follows the other in an iteration. Xu et al.:
+    0.005 to 0.8 by task; Heiden 2026: 0.2, humanoids 0.9."""
+    noise: float = 0.4
+    """Standard deviation of the exploration at the start, before the squashing; it is learned. Xu
+    et al.: 0.37."""
+    hidden: tuple[int, ...] = (128, 128)
+    """Widths of the hidden layers of policy and critic. Xu et al.: 128-64-32 to 256-128."""
+    average: float = 0.98
+    """Memory, per iteration, of the average policy, which is evaluated and saved: single steps of
+    the policy are noisy. Found here."""
+    clip_worlds: float = 3.0
+    """Limit of the gradient that passes back through a world's action or state, in medians over the
+    worlds. Found here: 3 steadies robots that fall; Ant needs 100, for what it learns from are the
+    few worlds with a foot on the ground."""
+    clip_norm: float = 1.0
+    """Limit of the gradient's norm over all parameters. Xu et al."""
+    out: Path = Path("runs/shac")
+    """Folder of the results; a folder ENV/seedN of the run is made inside."""
+
+
+# What a task wants otherwise than `Config` has it; the command line goes before both.
+TASKS: dict[str, dict[str, Any]] = {
+    "DiffCartPoleSwingUp-v0": {
+        "num_envs": 64,
+        "horizon": 32,
+        "iterations": 300,
+        "eval_every": 25,
+        "actor_lr": 5e-3,
+    },
+    "DiffInvertedPendulum-v0": {
+        "num_envs": 64,
+        "iterations": 100,
+        "eval_every": 25,
+        "actor_lr": 2e-3,
+        "reward": "smooth",
+    },
+    "DiffInvertedDoublePendulum-v0": {
+        "num_envs": 64,
+        "horizon": 8,
+        "iterations": 1000,
+        "actor_lr": 2e-3,
+    },
+    "DiffReacher-v0": {"num_envs": 256, "horizon": 25, "iterations": 400, "actor_lr": 2e-3},
+    "DiffHopper-v0": {"iterations": 2000},
+    "DiffWalker2d-v0": {"num_envs": 1024, "iterations": 2000, "actor_lr": 5e-4},
+    "DiffAnt-v0": {
+        "horizon": 8,
+        "iterations": 2600,
+        "episode": 500,
+        "actor_lr": 5e-3,
+        "noise": 0.2,
+        "clip_worlds": 100.0,
+    },
+    "DiffHumanoid-v0": {
+        "num_envs": 1024,
+        "iterations": 1800,
+        "actor_lr": 5e-4,
+        "critic_lr": 5e-4,
+        "hidden": (256, 256),
+    },
+}
+
+
+class Policy(nn.Module):
+    """Squashed Gaussian policy; without noise it acts by its mean."""
+
+    high: Tensor
+
+    def __init__(self, nobs: int, high: Tensor, cfg: Config) -> None:
+        super().__init__()
+        self.normalize = Normalize(nobs)
+        self.register_buffer("high", high)
+        self.net = mlp(nobs, *cfg.hidden, len(high))
+        for parameter in self.net[-1].parameters():
+            parameter.data.mul_(0.1)  # begins near zero, where tanh is not saturated
+        self.log_std = nn.Parameter(torch.full((len(high),), cfg.noise).log())
+
+    def forward(self, obs: Tensor, noise: Tensor | None = None) -> Tensor:
+        """Act, within the bounds of the actions; `noise` is standard normal, (..., nu)."""
+        raw = self.net(self.normalize(obs))
+        if noise is not None:
+            raw = raw + self.log_std.exp() * noise
+        return self.high * torch.tanh(raw)
+
+
+class Critic:
+    """What is still to come, in units of 1 / (1 - gamma): about the mean reward of a step.
+
+    Attributes:
+        net: The network that is fitted.
+        slow: The one that follows it, which policy and targets see.
+    """
+
+    def __init__(self, nobs: int, cfg: Config, device: torch.device) -> None:
+        self.cfg = cfg
+        self.unit = 1.0 / (1.0 - cfg.gamma)
+        self.net = mlp(nobs, *cfg.hidden, 1).to(device)
+        for parameter in self.net[-1].parameters():
+            parameter.data.zero_()  # a guess at random would be a reward that nobody pays
+        self.slow = copy.deepcopy(self.net)
+        self.lr = torch.tensor(cfg.critic_lr, device=device)  # a tensor: captured graphs read it
+        self.optimizer = torch.optim.Adam(
+            self.net.parameters(), self.lr, cfg.betas, capturable=device.type == "cuda"
+        )
+        self.gradient = training.captured(self._gradient, device)
+        self.apply = training.captured(self._apply, device)
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """Value of normalised observations (..., nobs)."""
+        return self.unit * self.slow(x)[..., 0]
+
+    def fit(self, x: Tensor, target: Tensor, lr: float, processes: Any) -> Tensor:
+        """Regress on targets; return the mean loss of the last pass, in squared units."""
+        self.lr.fill_(lr)
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.lr  # a resumed optimiser has its own
+        target, loss = target / self.unit, torch.zeros((), device=x.device)
+        for _ in range(self.cfg.critic_epochs):
+            loss = torch.zeros_like(loss)
+            for index in torch.randperm(len(x), device=x.device).chunk(self.cfg.critic_batches):
+                loss += self.gradient(x[index], target[index])
+                processes.mean_(p.grad for p in self.net.parameters() if p.grad is not None)
+                self.apply()
+        with torch.no_grad():
+            for slow, fast in zip(self.slow.parameters(), self.net.parameters(), strict=True):
+                slow.lerp_(fast, self.cfg.target_rate)
+        return loss / self.cfg.critic_batches
+
+    def _gradient(self, x: Tensor, target: Tensor) -> Tensor:
+        """Differentiate the loss of a minibatch."""
+        self.optimizer.zero_grad(set_to_none=False)
+        loss = (self.net(x)[:, 0] - target).square().mean()
+        loss.backward()
+        return loss.detach()
+
+    def _apply(self) -> Tensor:
+        """Take a step of the optimiser; return the gradient's norm."""
+        norm = nn.utils.clip_grad_norm_(self.net.parameters(), 1.0)
+        self.optimizer.step()
+        return norm
+
+
+@dataclass
+class Window:
+    """What a window of steps saw, each (horizon, num_envs, ...).
+
+    Attributes:
+        obs: Observations that the policy acted on; zero in worlds that diverged.
+        noise: Its noise.
+        reward: Rewards, with their gradient; zero in worlds that diverged.
+        next_value: Value of what each step led to, with its gradient; zero after a termination.
+        done: Whether an episode ended, by termination or time limit.
+        diverged: Worlds whose numbers were not finite.
+    """
+
+    obs: Tensor
+    noise: Tensor
+    reward: Tensor
+    next_value: Tensor
+    done: Tensor
+    diverged: Tensor
+
+
+def rollout(
+    envs: Any, obs: Tensor, policy: Policy, critic: Critic, health: GradientHealth, cfg: Config
+) -> tuple[Window, Tensor]:
+    """Step a window with noise and record its gradient; return what was seen, and `obs`."""
+    noise = torch.randn(cfg.horizon, *envs.action_space.shape, device=obs.device)
+    seen: dict[str, list[Tensor]] = {}
+    for t in range(cfg.horizon):
+        good = sound(obs)
+        here = torch.where(good[:, None], obs, 0.0)
+        action = policy(here, noise[t])
+        health.watch_action(action)
+        obs, reward, terminated, truncated, info = envs.grad_step(action)
+        for part in envs.state:
+            health.watch(part)
+        # final_obs is what the step led to, also where a new episode has begun since.
+        found = {
+            "obs": here.detach(),
+            "good": good,
+            "reward": reward,
+            "next_obs": info["final_obs"],
+            "terminated": terminated,
+            "done": terminated | truncated,
+        }
+        for name, x in found.items():
+            seen.setdefault(name, []).append(x)
+    stack = {name: torch.stack(tensors) for name, tensors in seen.items()}
+    next_obs = stack["next_obs"]
+    good = stack["good"] & sound(next_obs.detach()) & stack["reward"].isfinite()
+    next_value = critic(policy.normalize(torch.where(good[..., None], next_obs, 0.0)))
+    window = Window(
+        stack["obs"],
+        noise,
+        torch.where(good, stack["reward"], 0.0),
+        torch.where(stack["terminated"] | ~good, 0.0, next_value),
+        stack["done"] | ~good,
+        ~good,
+    )
+    return window, obs.detach()
+
+
+def score(window: Window, gamma: float) -> Tensor:
+    """What all worlds earn in a window and what follows it, discounted, per step and world."""
+    ends = window.done.clone()
+    ends[-1] = True
+    discount, discounts = torch.ones_like(window.reward[0]), []
+    for done in window.done:
+        discounts.append(discount)
+        discount = torch.where(done, 1.0, gamma * discount)
+    earned = window.reward + gamma * torch.where(ends, window.next_value, 0.0)
+    return (torch.stack(discounts) * earned).mean()
+
+
+@torch.no_grad()
+def critic_targets(window: Window, gamma: float, lam: float) -> Tensor:
+    """Returns of TD(lambda), (horizon, num_envs)."""
+    target, targets = window.next_value[-1], []
+    for t in reversed(range(len(window.reward))):
+        value = window.next_value[t]
+        follows = torch.where(window.done[t], value, (1.0 - lam) * value + lam * target)
+        target = window.reward[t] + gamma * follows
+        targets.append(target)
+    return torch.stack(targets[::-1])
+
+
+def main(cfg: Config) -> None:
+    """Train, evaluate, and write the results."""
+    torch.set_num_threads(1)  # the networks are small
+    processes = training.start_processes(cfg)
+    device = processes.device
+    options: dict[str, Any] = {"arrays": "torch", "device": str(device), "window": cfg.horizon}
+    if cfg.episode:
+        options["max_episode_steps"] = cfg.episode
+    if cfg.reward is not None:
+        options["reward"] = cfg.reward
+    envs: Any = gym.make_vec(cfg.env, num_envs=cfg.num_envs, **options)
+    nobs = envs.single_observation_space.shape[0]
+    policy = Policy(nobs, torch.as_tensor(envs.single_action_space.high), cfg).to(device)
+    average = copy.deepcopy(policy)
+    critic = Critic(nobs, cfg, device)
+    parameters = [*policy.net.parameters(), policy.log_std]
+    optimizer = torch.optim.Adam(
+        parameters, cfg.actor_lr, cfg.betas, fused=device.type == "cuda" or None
+    )
+    health = GradientHealth(cfg.clip_worlds)
+
+    learner = {
+        "policy": policy,
+        "average": average,
+        "critic": critic.net,
+        "slow_critic": critic.slow,
+        "optimizer": optimizer,
+        "critic_optimizer": critic.optimizer,
+    }
+    run = training.Run(cfg, processes, envs, learner)
+    for iteration in run.iterations(average):
+        if iteration == 0:
+            training.spread_episodes(envs)
+        left = max(cfg.final_lr, 1.0 - iteration / cfg.iterations)
+        envs.detach()  # the window begins here, without history
+        window, obs = rollout(envs, run.obs, policy, critic, health, cfg)
+        loss = -score(window, cfg.gamma)
+        optimizer.zero_grad()
+        loss.backward()
+        figures: dict[str, Tensor | float] = {}
+        if iteration % HEALTH_EVERY == 0:
+            actions = policy(window.obs, window.noise)
+            figures["gradient/half_batch_cosine"] = health.cosine(actions, parameters)
+        grads = [parameter.grad for parameter in parameters if parameter.grad is not None]
+        processes.mean_(grads)
+        norm = nn.utils.clip_grad_norm_(parameters, cfg.clip_norm)
+        for grad in grads:  # a norm that is not finite: the whole batch is left out
+            grad.masked_fill_(~norm.isfinite(), 0.0)
+        for group in optimizer.param_groups:
+            group["lr"] = left * cfg.actor_lr
+        optimizer.step()
+
+        batch = window.obs.flatten(0, 1)
+        target = critic_targets(window, cfg.gamma, cfg.lam).flatten()
+        policy.normalize.update(batch, processes)
+        value_loss = critic.fit(policy.normalize(batch), target, left * cfg.critic_lr, processes)
+        with torch.no_grad():
+            rate = max(1.0 - cfg.average, 1.0 / (1.0 + iteration))
+            for slow, fast in zip(average.parameters(), policy.parameters(), strict=True):
+                slow.lerp_(fast, rate)
+            for slow, fast in zip(average.buffers(), policy.buffers(), strict=True):
+                slow.copy_(fast)
+
+        if iteration % HEALTH_EVERY == 0:
+            obs, _ = training.renew(envs, obs)
+        run.obs = obs
+        run.log(
+            figures
+            | {f"gradient/{name}": x for name, x in health.take().items()}
+            | {
+                "gradient/norm": norm,
+                "train/reward": window.reward.mean(),
+                "train/value": window.next_value.mean(),
+                "train/value_loss": value_loss,
+                "train/noise": policy.log_std.exp().mean(),
+                "train/diverged_worlds": window.diverged.any(dim=0).sum(),
+            }
+        )
+    run.finish(average)
+
+
+if __name__ == "__main__":
+    env = tyro.cli(Config).env
+    main(tyro.cli(Config, default=Config(env=env, **TASKS.get(env, {}))))
