@@ -64,7 +64,9 @@ def write_tables(rows: list[Row], about: dict[str, Any], folder: Path) -> None:
 
 def draw(rows: list[Row], title: str, gymnasium: str | None, folder: Path) -> None:
     """Draw curve.png: both returns against wall clock and against steps."""
-    import matplotlib.figure as mpl  # costs a second, which is spent when the training is over
+    # These cost a second, which is spent when the training is over.
+    from matplotlib import figure as mpl
+    from matplotlib import ticker
 
     scored = [row for row in rows if row.gymnasium is not None]
     figure = mpl.Figure(figsize=(10, 4), layout="constrained")
@@ -95,7 +97,8 @@ def draw(rows: list[Row], title: str, gymnasium: str | None, folder: Path) -> No
         ylabel="return of an episode, without noise",
     )
     step_axes.set(xlabel="environment steps")
-    time_axes.legend()
+    step_axes.xaxis.set_major_formatter(ticker.EngFormatter(sep=""))
+    figure.legend(*time_axes.get_legend_handles_labels(), loc="outside lower center", ncols=2)
     figure.suptitle(title)
     with replacing(folder / "curve.png") as path:
         figure.savefig(path, dpi=120)
