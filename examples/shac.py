@@ -116,6 +116,15 @@ TASKS: dict[str, dict[str, Any]] = {
         "actor_lr": 2e-3,
     },
     "DiffReacher-v0": {"num_envs": 256, "horizon": 25, "iterations": 400, "actor_lr": 2e-3},
+    "DiffSwimmer-v0": {
+        "num_envs": 128,
+        "horizon": 100,
+        "iterations": 300,
+        "eval_every": 20,
+        "gamma": 0.995,
+        "noise": 0.2,
+        "clip_worlds": 10.0,
+    },
     "DiffHopper-v0": {"iterations": 2000},
     "DiffWalker2d-v0": {"num_envs": 1024, "iterations": 2000, "actor_lr": 5e-4},
     "DiffAnt-v0": {

@@ -45,7 +45,8 @@ class GradientHealth:
         """Mask and clip the rows."""
         norm = grad.norm(dim=1, keepdim=True)
         finite = norm.isfinite()
-        allowed = self.limit * torch.where(finite, norm, torch.nan).nanmedian()
+        # of the worlds that have one: where nothing depends on the most, the median would be zero
+        allowed = self.limit * torch.where(finite & (norm > 0.0), norm, torch.nan).nanmedian()
         clipped = finite & (norm > allowed)
         self._seen.append((finite, clipped))
         return torch.where(finite, grad * torch.where(clipped, allowed / norm, 1.0), 0.0)
