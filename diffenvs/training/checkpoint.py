@@ -27,9 +27,13 @@ NAME = "checkpoint.pt"
 def replacing(path: Path) -> Iterator[Path]:
     """Give a path to write to; what was written takes the place of `path` in one go."""
     part = path.with_name(f".{path.stem}.part{path.suffix}")
-    yield part
-    with part.open("rb") as file:
-        os.fsync(file.fileno())
+    try:
+        yield part
+        with part.open("rb") as file:
+            os.fsync(file.fileno())
+    except BaseException:
+        part.unlink(missing_ok=True)
+        raise
     os.replace(part, path)
     if os.name == "posix":  # the new name is on the disk as well
         folder = os.open(path.parent, os.O_RDONLY)

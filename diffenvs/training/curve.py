@@ -7,6 +7,7 @@ import json
 import math
 import os
 import platform
+import shlex
 import subprocess
 import sys
 import time
@@ -88,6 +89,7 @@ def draw(rows: list[Row], title: str, gymnasium: str | None, folder: Path) -> No
                 label=f"{gymnasium} (Gymnasium, C MuJoCo)",
             )
         axes.grid(alpha=0.3)
+    time_axes.set_xlim(left=0.0)
     time_axes.set(
         xlabel=f"wall clock with compiling, {'minutes' if minutes else 'seconds'}",
         ylabel="return of an episode, without noise",
@@ -107,9 +109,8 @@ def describe(cfg: Settings, device: torch.device, count: int) -> dict[str, Any]:
             versions[name] = metadata.version(name)
         except metadata.PackageNotFoundError:
             continue
-    script = Path(sys.argv[0]).name
     return {
-        "command": " ".join([script, *sys.argv[1:]]),
+        "command": _command(count),
         "settings": {
             name: str(value) if isinstance(value, Path) else value
             for name, value in asdict(cfg).items()
@@ -130,21 +131,34 @@ def describe(cfg: Settings, device: torch.device, count: int) -> dict[str, Any]:
 
 
 def seconds_of_process() -> float:
-    """Seconds since this process began; where that is not known, since this was imported."""
+    """Seconds since this process, or torchrun, began; if that is not known, since the import."""
+    process = os.getppid() if "TORCHELASTIC_RUN_ID" in os.environ else os.getpid()
     try:
-        after_name = Path("/proc/self/stat").read_text().rpartition(")")[2].split()
+        after_name = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
         began = int(after_name[19]) / os.sysconf("SC_CLK_TCK")
         return time.clock_gettime(time.CLOCK_BOOTTIME) - began
     except (OSError, AttributeError, ValueError):
         return time.perf_counter() - _IMPORTED
 
 
+def _command(count: int) -> str:
+    """The command as it would be typed in the root of this tree."""
+    script = Path(sys.argv[0]).resolve()
+    root = Path(diffenvs.__file__).resolve().parents[1]
+    name = str(script.relative_to(root)) if script.is_relative_to(root) else script.name
+    launcher = ["python"] if count == 1 else ["torchrun", f"--nproc-per-node={count}"]
+    return shlex.join([*launcher, name, *sys.argv[1:]])
+
+
 def _commit() -> str | None:
     """The commit of this tree; "-dirty" where files differ from it. None where it is not known."""
-    here = Path(diffenvs.__file__).parent
-    git = ["git", "-C", str(here), "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"]
+    file = Path(diffenvs.__file__)
+    known = ("ls-files", "--error-unmatch", file.name)  # and not in a tree of something else
+    name = ("describe", "--always", "--dirty", "--abbrev=12", "--exclude=*")
     try:
-        found = subprocess.run(git, capture_output=True, text=True, check=True)
+        for words in (known, name):
+            git = ["git", "-C", str(file.parent), *words]
+            found = subprocess.run(git, capture_output=True, text=True, check=True)
     except (OSError, subprocess.CalledProcessError):
         return None
     return found.stdout.strip()

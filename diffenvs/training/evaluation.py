@@ -38,18 +38,30 @@ OF_TRAINING = {
 
 
 def keywords(env: str, training: dict[str, Any]) -> dict[str, dict[str, Any]]:
-    """Keywords by side with which a policy is scored: those of training, but Gymnasium's reward.
+    """Keywords by side with which a policy is scored.
+
+    They are those of training. But what is paid, where an episode starts and when it terminates is
+    Gymnasium's, where Gymnasium has the task: a run may train on something else, and is scored on
+    that.
 
     Args:
         env: Id of our environment.
         training: Keywords with which it was made for training.
     """
-    given = {
-        name: value
-        for name, value in training.items()
-        if name not in OF_TRAINING and not pays(name)
-    }
-    return both_keywords(command_line.find_spec(env), given)
+    spec = command_line.find_spec(env)
+    given = {name: value for name, value in training.items() if name not in OF_TRAINING}
+    if command_line.find_task(spec).gymnasium is not None:
+        given = {name: value for name, value in given.items() if not _of_episodes(name)}
+    return both_keywords(spec, given)
+
+
+def _of_episodes(name: str) -> bool:
+    """Say whether a keyword decides rewards, starts or ends, and not what is seen or simulated."""
+    return (
+        pays(name)
+        or name.startswith(("reset_", "healthy_", "terminate_"))
+        or name.endswith("_cost_range")
+    )
 
 
 class Evaluation:
@@ -98,14 +110,12 @@ class Evaluation:
         return returns
 
 
-def export(policy: nn.Module, obs_size: int, folder: Path) -> bytes:
+def export(policy: nn.Module, obs_size: int) -> bytes:
     """Return the policy as a program of torch.export, into which weights can be loaded."""
-    path = folder / ".policy.pt2"
-    with torch.random.fork_rng():
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "policy.pt2"
         save_policy(path, policy, obs_size)
-    program = path.read_bytes()
-    path.unlink()
-    return program
+        return path.read_bytes()
 
 
 def weights(state: dict[str, Any]) -> bytes:
@@ -119,13 +129,13 @@ def weights(state: dict[str, Any]) -> bytes:
 def record_video(
     env: str, options: dict[str, Any], policy: nn.Module, seed: int, folder: Path, device: str
 ) -> str:
-    """Film one episode; return the name of the file, or why it could not be filmed."""
+    """Film one episode; say where the film is, or why there is none."""
     with tempfile.TemporaryDirectory(dir=folder) as reel:
         try:
             film: Any = gym.make(env, render_mode="rgb_array", device=device, **options)
             quality = film.unwrapped.model.vis.quality  # where there is no GPU to draw with
             quality.shadowsize, quality.offsamples = 1024, 0
-            film = gym.wrappers.RecordVideo(film, reel, disable_logger=True)
+            film = gym.wrappers.RecordVideo(film, f"{reel}/film", disable_logger=True)
             obs, _ = film.reset(seed=seed)
             done = False
             while not done:
@@ -134,7 +144,7 @@ def record_video(
                 done = terminated or truncated
             film.close()
         except gym.error.DependencyNotInstalled as error:
-            return f"no video: {error}"
+            return f"No video: {error}"
         with replacing(folder / "episode.mp4") as path:
-            next(Path(reel).glob("*.mp4")).rename(path)
-    return "episode.mp4"
+            next(Path(reel).glob("film/*.mp4")).rename(path)
+    return f"Video: {folder / 'episode.mp4'}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import torch
@@ -54,6 +55,6 @@ class Normalize(nn.Module):
 def mlp(*sizes: int) -> nn.Sequential:
     """Layers of the given sizes, input first; hidden ones with LayerNorm and SiLU."""
     layers: list[nn.Module] = []
-    for size_in, size_out in zip(sizes[:-2], sizes[1:-1], strict=True):
+    for size_in, size_out in pairwise(sizes[:-1]):
         layers += [nn.Linear(size_in, size_out), nn.LayerNorm(size_out), nn.SiLU()]
-    return nn.Sequential(*layers, nn.Linear(*sizes[-2:]))
+    return nn.Sequential(*layers, nn.Linear(sizes[-2], sizes[-1]))

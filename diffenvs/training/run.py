@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 import os
 import signal
 import sys
@@ -13,12 +14,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import gymnasium as gym
 import torch
 from torch import Tensor, nn
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
+from diffenvs import command_line
 from diffenvs.policy import save_policy
 from diffenvs.training import checkpoint, curve, evaluation
 from diffenvs.training.curve import Row
@@ -53,6 +54,7 @@ class Run:
         obs: Present observations; the script sets them at the end of an iteration.
         iteration: Iterations that are done.
         curve: A row per evaluation.
+        best_return: The highest return of them; that policy is the result.
     """
 
     def __init__(
@@ -68,13 +70,13 @@ class Run:
         self.iteration = 0
         self.curve: list[Row] = []
         self._best: dict[str, Any] | None = None
-        self._best_return = -float("inf")
+        self.best_return = -math.inf
         self._seconds = 0.0  # of the runs before that this one resumes
         self._unscored: dict[int, bytes] = {}  # weights by row that Gymnasium's score is awaited of
         self._failures: set[str] = set()
         self._scores: GymnasiumScores | None = None
         self._logged: list[dict[str, Any]] = []
-        self._log_time = (0, time.perf_counter())
+        self._log_time = (0, time.perf_counter())  # steps at the last write, and when it was
         self._stop = False
         self._saved = time.perf_counter()
         given = envs.spec.kwargs if eval_keywords is None else eval_keywords
@@ -87,10 +89,7 @@ class Run:
         else:
             self._begin()
         if processes.rank == 0:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            self._about = curve.describe(cfg, processes.device, processes.count)
-            purge = {"purge_step": self.steps + 1} if self.iteration else {}
-            self._writer = SummaryWriter(str(self.folder), **purge)
+            self._open()
 
     @property
     def steps(self) -> int:
@@ -112,6 +111,7 @@ class Run:
         Args:
             policy: Maps observations to actions without noise, if it is given nothing else.
         """
+        self._check_learner(policy)
         with self._interrupts():
             if self.processes.rank == 0:
                 self._start_scores(policy)
@@ -124,6 +124,7 @@ class Run:
                 initial=self.iteration,
                 desc=self.cfg.env,
                 disable=self.processes.rank != 0,
+                mininterval=1.0,
             ) as bar:
                 while not stop:
                     yield self.iteration
@@ -141,30 +142,44 @@ class Run:
             self._take_scores()
             if self.iteration % LOG_EVERY == 0:
                 self._flush()
-            if self.curve:
-                bar.set_postfix({"return": f"{self.curve[-1].returns:.1f}"}, refresh=False)
+            bar.set_postfix(self._latest(), refresh=False)
         due = time.perf_counter() - self._saved >= cfg.checkpoint_seconds
         stop, due = self.processes.any(self._stop, due and self.processes.rank == 0)
         if stop or due or end:
             self._save()
         return stop or end
 
+    def _latest(self) -> dict[str, str]:
+        """The last scores, for the progress bar."""
+        found = {"return": f"{self.curve[-1].returns:.1f}"} if self.curve else {}
+        for row in reversed(self.curve):
+            if row.gymnasium is not None:
+                return found | {"on Gymnasium": f"{row.gymnasium:.1f}"}
+        return found
+
     def log(self, values: dict[str, Tensor | float]) -> None:
         """Take numbers of an iteration for TensorBoard, which shows the mean of some iterations.
 
-        Tensors of one element stay on the device, which nothing waits for.
+        Tensors, of one element, stay on their device, and nothing waits for it.
         """
         if self.processes.rank == 0:
-            self._logged.append(
-                {
-                    name: value.detach().float().reshape(()).clone()
-                    if isinstance(value, Tensor)
-                    else float(value)
-                    for name, value in values.items()
-                }
-            )
+            self._logged.append({name: _keep(value) for name, value in values.items()})
 
     # Rank 0
+
+    def _open(self) -> None:
+        """Begin the records, or go on with them."""
+        cfg = self.cfg
+        now = curve.describe(cfg, self.processes.device, self.processes.count)
+        if cfg.resume:
+            self._about["resumed"].append(now | {"iteration": self.iteration})
+        else:
+            self._about = now | {"resumed": []}
+            self.folder.mkdir(parents=True, exist_ok=True)
+            for old in self.folder.glob("events.out.tfevents.*"):  # of a run without a checkpoint
+                old.unlink()
+        purge = self.steps + 1 if cfg.resume else None  # hides what is after the checkpoint
+        self._writer = SummaryWriter(str(self.folder), purge_step=purge)
 
     def _flush(self) -> None:
         """Fetch what was logged, all in one transfer, and write it."""
@@ -191,19 +206,24 @@ class Run:
         for name, value in means.items():
             self._writer.add_scalar(name, value, self.steps)
 
+    def _pause(self, began: float) -> None:
+        """Count the time since then into no speed."""
+        steps, last = self._log_time
+        self._log_time = steps, last + time.perf_counter() - began
+
     def _start_scores(self, policy: nn.Module) -> None:
         """Start the process that plays on Gymnasium's environment, if there is one to play on."""
-        spec = gym.spec(self.cfg.env)
+        spec = command_line.find_spec(self.cfg.env)
         if not self.cfg.gymnasium_episodes or "gymnasium" not in self._sides:
             return
         obs_size = self.envs.single_observation_space.shape[0]
         game = Game(
             self._gymnasium_id() or "",
             self._sides["gymnasium"],
-            spec.max_episode_steps or 1000,
+            spec.max_episode_steps or 0,
             self.cfg.gymnasium_episodes,
             TEST_SEED,
-            evaluation.export(policy, obs_size, self.folder),
+            evaluation.export(policy, obs_size),
         )
         self._scores = GymnasiumScores(game, self.folder / "gymnasium.log")
         for row, weights in self._unscored.items():
@@ -216,11 +236,12 @@ class Run:
         """Score the policy; it may be the best."""
         if self.processes.device.type == "cuda":
             torch.cuda.synchronize(self.processes.device)
-        seconds = self.seconds
+        seconds, began = self.seconds, time.perf_counter()
         mean = self._evaluation.returns(policy).mean().item()
         state = checkpoint.to_cpu(policy.state_dict())
-        if mean >= self._best_return or self._best is None:
-            self._best, self._best_return = state, mean
+        if mean >= self.best_return or self._best is None:
+            self._best = state
+            self.best_return = mean if math.isfinite(mean) else -math.inf
         if self._scores is not None:
             weights = evaluation.weights(state)
             self._unscored[len(self.curve)] = weights
@@ -228,11 +249,14 @@ class Run:
         self.curve.append(Row(self.iteration, self.steps, seconds, mean))
         self._writer.add_scalar("eval/return", mean, self.steps)
         curve.write_tables(self.curve, self._about, self.folder)
+        tqdm.write(
+            f"iteration {self.iteration}: return {mean:.1f}; {self.steps:,} steps, {seconds:.0f} s"
+        )
+        self._pause(began)
 
     def _take_scores(self, wait: bool = False) -> None:
         """Enter the scores that have arrived into the curve."""
-        found = self._scores.arrived(wait) if self._scores is not None else []
-        for score in found:
+        for score in self._scores.arrived(wait) if self._scores is not None else ():
             row = self.curve[score.request]
             self._unscored.pop(score.request, None)
             if score.failure is not None:
@@ -242,7 +266,6 @@ class Run:
                 continue
             row.gymnasium, row.gymnasium_error = score.mean, curve.finite(score.error)
             self._writer.add_scalar("eval/gymnasium_return", score.mean, row.steps)
-        if found:
             curve.write_tables(self.curve, self._about, self.folder)
 
     # Checkpoints
@@ -258,8 +281,21 @@ class Run:
         seed_all(SEEDS * (seed + 1) + processes.rank)
         self._random = checkpoint.random_state(processes.device)
 
+    def _check_learner(self, policy: nn.Module) -> None:
+        """Refuse a policy that a resumed run would not have."""
+        modules = [x for x in self.learner.values() if isinstance(x, nn.Module)]
+        kept = {id(x) for module in modules for x in (*module.parameters(), *module.buffers())}
+        named = (*policy.named_parameters(), *policy.named_buffers())
+        lost = [name for name, x in named if id(x) not in kept]
+        if lost:
+            raise ValueError(
+                f"{lost} of the policy are in no module of the learner {list(self.learner)}, so a "
+                "resumed run would not have them"
+            )
+
     def _save(self) -> None:
         """Write a checkpoint, with what every process has."""
+        began = time.perf_counter()
         part = {
             "learner": checkpoint.to_cpu({n: x.state_dict() for n, x in self.learner.items()}),
             "random": checkpoint.random_state(self.processes.device),
@@ -275,10 +311,12 @@ class Run:
                 "seconds": self.seconds,
                 "curve": self.curve,
                 "best": self._best,
-                "best_return": self._best_return,
+                "best_return": self.best_return,
+                "about": self._about,
                 "unscored": self._unscored,
             }
             checkpoint.write(self.cfg, parts, records)
+        self._pause(began)
         self._saved = time.perf_counter()
 
     def _restore(self) -> None:
@@ -297,7 +335,8 @@ class Run:
         self.obs = part["obs"].to(self.processes.device)
         self._random = part["random"]
         self.iteration, self.curve = records["iteration"], records["curve"]
-        self._best, self._best_return = records["best"], records["best_return"]
+        self._best, self.best_return = records["best"], records["best_return"]
+        self._about = records["about"]
         self._unscored = records["unscored"]
         self._seconds = records["seconds"]
         self._log_time = (self.steps, time.perf_counter())
@@ -342,6 +381,7 @@ class Run:
             best.load_state_dict(self._best)
         with checkpoint.replacing(self.folder / "policy.pt2") as path:
             save_policy(path, best, obs_size)
+        self._draw()
         if self._scores is not None:
             if self._scores.waiting:
                 print(f"Waiting for scores on {self._gymnasium_id()}; Ctrl-C leaves them out.")
@@ -350,25 +390,20 @@ class Run:
             except KeyboardInterrupt:
                 print("Left out.")
             self._scores.close()
+            self._draw()
         self._writer.close()
-        curve.write_tables(self.curve, self._about, self.folder)
+        print(self._summary())
+        print(f"Results are in {self.folder}: policy.pt2, curve.csv, curve.json, curve.png")
+        if self.cfg.video:
+            arguments = (TEST_SEED, self.folder, str(processes.device))
+            options = self._sides["diffenvs"]
+            print(evaluation.record_video(self.cfg.env, options, best, *arguments))
+
+    def _draw(self) -> None:
+        """Draw the curve."""
         script = Path(sys.argv[0]).stem
         title = f"{script}, {self.cfg.env}, seed {self.cfg.seed}"
         curve.draw(self.curve, title, self._gymnasium_id(), self.folder)
-        video = "no video"
-        if self.cfg.video:
-            video = evaluation.record_video(
-                self.cfg.env,
-                self._sides["diffenvs"],
-                best,
-                TEST_SEED,
-                self.folder,
-                str(processes.device),
-            )
-        print(self._summary())
-        print(
-            f"Results are in {self.folder}: policy.pt2, curve.csv, curve.json, curve.png, {video}"
-        )
 
     def _summary(self) -> str:
         """Say what was reached."""
@@ -386,3 +421,11 @@ class Run:
                 f"{self.cfg.gymnasium_episodes} episodes."
             )
         return "\n".join(lines)
+
+
+def _keep(value: Tensor | float) -> Tensor | float:
+    """A copy of what was logged: a number, or a tensor on the GPU."""
+    if isinstance(value, Tensor):
+        value = value.detach()
+        return value.float().reshape(()).clone() if value.is_cuda else value.item()
+    return float(value)

@@ -1,8 +1,8 @@
 """Scores on Gymnasium's own environment, played by a process of its own while training goes on.
 
-`GymnasiumScores` starts `python -m diffenvs.training.scores` at low priority and sends it, through
-a pipe, the policy's program once and its weights with every request. The process ends when the
-pipe does, also when the training was killed.
+`GymnasiumScores` starts a Python of low priority and sends it, through a pipe, the policy's program
+once and its weights with every request. The process ends when the pipe does, also when the training
+was killed.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import queue
 import subprocess
 import sys
 import threading
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -67,7 +68,7 @@ class GymnasiumScores:
         path = os.pathsep.join([package, *(entry for entry in sys.path if entry)])
         with log.open("ab") as messages:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "diffenvs.training.scores"],
+                [sys.executable, "-c", "from diffenvs.training import scores; scores.run()"],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=messages,
@@ -82,13 +83,12 @@ class GymnasiumScores:
         self.waiting += 1
         self._requests.put((number, weights))
 
-    def arrived(self, wait: bool = False) -> list[Score]:
-        """Return the scores that have arrived since the last call; or wait for all."""
-        found = []
+    def arrived(self, wait: bool = False) -> Iterator[Score]:
+        """Give the scores that have arrived since the last call; or wait for all."""
         while self.waiting and (wait or not self._results.empty()):
-            found.append(self._results.get())
+            score = self._results.get()
             self.waiting -= 1
-        return found
+            yield score
 
     def close(self) -> None:
         """End the process."""
@@ -147,7 +147,11 @@ def main(requests: IO[bytes], answers: IO[bytes]) -> None:
         while True:
             request, weights = pickle.load(requests)
             try:
-                program.load_state_dict(torch.load(io.BytesIO(weights)))
+                # The program has no parameters that act() does not read, such as the noise.
+                state = torch.load(io.BytesIO(weights))
+                missing = program.load_state_dict(state, strict=False).missing_keys
+                if missing:
+                    raise ValueError(f"the policy has lost {missing}")
                 score = Score(request, *play(game, envs, act))
             except Exception as error:
                 score = Score(request, failure=f"{type(error).__name__}: {error}")
@@ -157,13 +161,10 @@ def main(requests: IO[bytes], answers: IO[bytes]) -> None:
         return
 
 
-if __name__ == "__main__":
-    # Under its own name, so that what is pickled here is known there; and what libraries print
-    # is kept out of the answers.
-    from diffenvs.training import scores
-
-    pipe = os.fdopen(os.dup(1), "wb")
-    os.dup2(2, 1)
+def run() -> None:
+    """Answer what comes through the pipe, at low priority."""
+    answers = os.fdopen(os.dup(1), "wb")
+    os.dup2(2, 1)  # what libraries print is kept out of the answers
     if hasattr(os, "nice"):
         os.nice(19)
-    scores.main(sys.stdin.buffer, pipe)
+    main(sys.stdin.buffer, answers)

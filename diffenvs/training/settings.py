@@ -4,7 +4,11 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
+
+import gymnasium as gym
+
+from diffenvs import command_line
 
 LOWEST = {
     "num_envs": 1,
@@ -62,13 +66,21 @@ class Settings:
 
 
 def check(cfg: Settings) -> None:
-    """Refuse numbers that are none, or too low."""
+    """Refuse what is no setting: numbers that are none or too low, environments that are none."""
+    if not isinstance(cfg, Settings):
+        raise TypeError(f"the settings are a Settings, not {cfg!r}")
     for name, low in LOWEST.items():
         value = getattr(cfg, name)
         kind = float if name == "checkpoint_seconds" else int
         if isinstance(value, bool) or not isinstance(value, kind | int) or not value >= low:
             what = "a number" if kind is float else "an integer"
             refuse(f"{name} must be {what} >= {low}, not {value!r}")
+    try:
+        spec = command_line.find_spec(cfg.env)
+    except (ValueError, ImportError, gym.error.Error) as error:
+        refuse(f"env: {error}")
+    if spec.max_episode_steps in (None, -1):
+        refuse(f"env: {cfg.env} has no time limit, and its evaluations would not end")
 
 
 def differences(cfg: Settings, before: dict[str, Any]) -> list[str]:
@@ -83,6 +95,6 @@ def differences(cfg: Settings, before: dict[str, Any]) -> list[str]:
     return found
 
 
-def refuse(why: str) -> None:
+def refuse(why: str) -> NoReturn:
     """End the script with a message."""
     raise SystemExit(f"error: {why}")
