@@ -224,7 +224,7 @@ def test_interrupted_run_leaves_results_and_goes_on(mini, tmp_path, capfd):
     handler = signal.getsignal(signal.SIGINT)
     run = mini.main(mini.Config(), interrupt=at(1))
     assert signal.getsignal(signal.SIGINT) is handler
-    assert run.iteration == 2 and [row.iteration for row in run.curve] == [0]
+    assert run.iteration == 2 and [row.iteration for row in run.records.curve] == [0, 2]
     for name in ("checkpoint.pt", "policy.pt2", "curve.csv", "curve.json", "curve.png"):
         assert (run.folder / name).stat().st_size > 80
     assert not list(run.folder.glob(".*"))  # no parts of files
@@ -232,11 +232,11 @@ def test_interrupted_run_leaves_results_and_goes_on(mini, tmp_path, capfd):
     assert "2 iterations, 12 steps" in out and "once more stops at once" in err
     resumed = mini.main(mini.Config(resume=True))
     assert_equal(end(tmp_path), reference)
-    for a, b in zip(whole.curve, resumed.curve, strict=True):
+    for a, b in zip(whole.records.curve, resumed.records.curve, strict=True):
         assert dataclasses.replace(a, seconds=0.0) == dataclasses.replace(b, seconds=0.0)
-    assert resumed.curve[-1].seconds > run.curve[-1].seconds
+    assert resumed.records.curve[-1].seconds > run.records.curve[-1].seconds
     about = json.loads((run.folder / "curve.json").read_text())
-    assert [part["iteration"] for part in about["resumed"]] == [2]
+    assert ["settings" in part for part in about["resumed"]] == [True]
     again = mini.main(mini.Config(resume=True))  # it is over: nothing but the results
     assert again.iteration == 6
     assert_equal(end(tmp_path), reference)
@@ -330,6 +330,9 @@ def test_settings_are_refused_by_name(tmp_path, changes, message):
     cfg = dataclasses.replace(training.Settings(env=ENV, out=tmp_path), **changes)
     with pytest.raises(SystemExit, match=message):
         training.start_processes(cfg)
+    (tmp_path / "file").write_text("")
+    with pytest.raises(SystemExit, match="out: the folder of the run cannot be made"):
+        training.start_processes(training.Settings(env=ENV, out=tmp_path / "file"))
     with pytest.raises(TypeError, match="the settings are a Settings, not 'cpu'"):
         training.start_processes("cpu")
 
@@ -398,7 +401,7 @@ def test_curve_has_every_evaluation(mini, capfd):
     best = mini.Policy()
     best.load_state_dict(checkpoint.read(mini.Config())["records"]["best"])
     assert torch.allclose(torch.tensor(action), best(torch.ones(5, 4)), atol=1e-5)
-    assert run.best_return == max(row.returns for row in run.curve)
+    assert run.records.best_return == max(row.returns for row in run.records.curve)
     out = capfd.readouterr().out
     assert out.startswith("Compiling the physics") and "On InvertedPendulum-v5" in out
     assert (run.folder / "episode.mp4").exists() or "No video" in out
@@ -410,7 +413,7 @@ def test_evaluating_changes_no_training(mini, tmp_path):
     often = end(tmp_path)
     run = mini.main(mini.Config(out=Path("seldom"), eval_every=0, checkpoint_seconds=100.0))
     assert_equal(often, end(tmp_path))
-    assert [row.iteration for row in run.curve] == [0, 6]
+    assert [row.iteration for row in run.records.curve] == [0, 6]
 
 
 def test_scores_not_there_yet_are_asked_for_again(mini):
@@ -420,7 +423,7 @@ def test_scores_not_there_yet_are_asked_for_again(mini):
     records = checkpoint.read(mini.Config())["records"]
     assert list(records["unscored"]) == [0] and records["curve"][0].gymnasium is None
     run = mini.main(mini.Config(gymnasium_episodes=2, resume=True))
-    assert all(row.gymnasium is not None for row in run.curve)
+    assert all(row.gymnasium is not None for row in run.records.curve)
 
 
 def test_log_holds_the_means_of_what_was_given(mini):

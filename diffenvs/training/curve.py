@@ -47,7 +47,6 @@ class Row:
     gymnasium_error: float | None = None
 
 
-_IMPORTED = time.perf_counter()
 HEADER = ["iteration", "steps", "seconds", "return", "gymnasium_return", "gymnasium_error"]
 
 
@@ -57,14 +56,17 @@ def write_tables(rows: list[Row], about: dict[str, Any], folder: Path) -> None:
     table = [[getattr(row, name) for name in names] for row in rows]
     with replacing(folder / "curve.csv") as path, path.open("w", newline="") as file:
         csv.writer(file).writerows([HEADER, *table])  # None is blank
+    table = [[finite(x) for x in values] for values in table]
     content = about | {"curve": [dict(zip(HEADER, values, strict=True)) for values in table]}
     with replacing(folder / "curve.json") as path:
-        path.write_text(json.dumps(content, indent=2) + "\n")
+        path.write_text(json.dumps(content, indent=2, default=str) + "\n")
 
 
 def draw(rows: list[Row], title: str, gymnasium: str | None, folder: Path) -> None:
     """Draw curve.png: both returns against wall clock and against steps."""
-    import matplotlib.figure as mpl  # costs a second, which is spent when the training is over
+    # These cost a second, which is spent when the training is over.
+    from matplotlib import figure as mpl
+    from matplotlib import ticker
 
     scored = [row for row in rows if row.gymnasium is not None]
     figure = mpl.Figure(figsize=(10, 4), layout="constrained")
@@ -95,7 +97,8 @@ def draw(rows: list[Row], title: str, gymnasium: str | None, folder: Path) -> No
         ylabel="return of an episode, without noise",
     )
     step_axes.set(xlabel="environment steps")
-    time_axes.legend()
+    step_axes.xaxis.set_major_formatter(ticker.EngFormatter(sep=""))
+    figure.legend(*time_axes.get_legend_handles_labels(), loc="outside lower center", ncols=2)
     figure.suptitle(title)
     with replacing(folder / "curve.png") as path:
         figure.savefig(path, dpi=120)
@@ -111,10 +114,7 @@ def describe(cfg: Settings, device: torch.device, count: int) -> dict[str, Any]:
             continue
     return {
         "command": _command(count),
-        "settings": {
-            name: str(value) if isinstance(value, Path) else value
-            for name, value in asdict(cfg).items()
-        },
+        "settings": asdict(cfg),
         "commit": _commit(),
         "machine": {
             "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
@@ -132,13 +132,22 @@ def describe(cfg: Settings, device: torch.device, count: int) -> dict[str, Any]:
 
 def seconds_of_process() -> float:
     """Seconds since this process, or torchrun, began; if that is not known, since the import."""
+    return _EARLIER + time.perf_counter() - _IMPORTED
+
+
+def _seconds_before() -> float:
+    """Seconds from the beginning of this process, or of torchrun, until now; 0 if not known."""
     process = os.getppid() if "TORCHELASTIC_RUN_ID" in os.environ else os.getpid()
     try:
         after_name = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
         began = int(after_name[19]) / os.sysconf("SC_CLK_TCK")
-        return time.clock_gettime(time.CLOCK_BOOTTIME) - began
-    except (OSError, AttributeError, ValueError):
-        return time.perf_counter() - _IMPORTED
+        found = time.clock_gettime(time.CLOCK_BOOTTIME) - began
+    except (OSError, AttributeError, ValueError, IndexError):
+        return 0.0
+    return found if 0.0 <= found < 300.0 else 0.0  # a script imports this at its start
+
+
+_IMPORTED, _EARLIER = time.perf_counter(), _seconds_before()
 
 
 def _command(count: int) -> str:
@@ -174,6 +183,6 @@ def _cpu() -> str:
     return names[0] if names else platform.processor() or platform.machine()
 
 
-def finite(value: float) -> float | None:
+def finite(value: float | None) -> float | None:
     """The number, or None where it is none: JSON has no NaN."""
-    return value if math.isfinite(value) else None
+    return value if value is not None and math.isfinite(value) else None

@@ -37,7 +37,7 @@ class Processes:
         """Replace each tensor by its mean over the processes, all in one message."""
         if self.count == 1:
             return
-        given = [tensor.detach() for tensor in tensors]
+        given = [tensor.detach() for tensor in tensors]  # of the same shapes in every process
         flat = torch.cat([tensor.reshape(-1) for tensor in given])
         dist.all_reduce(flat)
         parts = (flat / self.count).split([tensor.numel() for tensor in given])
@@ -82,6 +82,10 @@ def start_processes(cfg: Settings) -> Processes:
     rank, count = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
     checkpoint.check(cfg, count)
     device = _choose_device(cfg.device, count)
+    try:
+        cfg.folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        settings.refuse(f"out: the folder of the run cannot be made: {error}")
     if device.type == "cuda":
         torch.cuda.set_device(device)
     if count > 1:
