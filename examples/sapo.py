@@ -30,6 +30,7 @@ import gymnasium as gym
 import torch
 import tyro
 from torch import Tensor, nn
+from torch.func import functional_call
 
 import diffenvs  # noqa: F401  (registers the environments)
 from diffenvs import training
@@ -214,9 +215,15 @@ class Critics:
         self.apply = training.captured(self._apply, device)
 
     def __call__(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Values of normalised observations (..., nobs), by each."""
-        first, second = (self.unit * net(x)[..., 0] for net in self.nets)
-        return first, second
+        """Values of normalised observations (..., nobs), by each.
+
+        Gradients pass through to the observations, and not into the networks.
+        """
+        first, second = (
+            self.unit * functional_call(net, {n: p.detach() for n, p in net.named_parameters()}, x)
+            for net in self.nets
+        )
+        return first[..., 0], second[..., 0]
 
     def fit(self, x: Tensor, target: Tensor, lr: float, processes: Any) -> Tensor:
         """Regress on targets; return the mean loss of the last pass, in squared units."""
