@@ -5,13 +5,16 @@
 
 A table NAME stands between `<!-- NAME -->` and `<!-- /NAME -->`. Tasks come from the tasks
 themselves, accuracies from `accuracy.json` (`python -m diffenvs.physics.accuracy ... --table`),
-speeds from `speed.json`, a list of runs of `python -m diffenvs.benchmark ... --json`.
+speeds from `speed.json`, a list of runs of `python -m diffenvs.benchmark ... --json`, and what was
+learned from `examples/learning.json`, which `examples/learning.py` writes.
 """
 
 import argparse
 import difflib
+import json
 import pathlib
 import sys
+from collections.abc import Iterable
 
 import gymnasium as gym
 import mujoco
@@ -24,6 +27,7 @@ from diffenvs.task import INTEGRATORS
 
 FOLDER = pathlib.Path(__file__).parent
 README = FOLDER.parent / "README.md"
+LEARNING = FOLDER.parent / "examples" / "learning.json"
 
 
 def markdown(heading: list[str], rows: list[list[str]]) -> str:
@@ -195,7 +199,89 @@ def _peers(cases: list[dict]) -> str:
     return markdown(table[0], table[1:]) if rows else ""
 
 
-TABLES = {"tasks": tasks, "accuracy": accuracy, "speed": speed}
+YARDSTICK = "ppo"  # stands beside the methods that learn by gradients
+
+
+def learning() -> str:
+    """Return the table of what was learned."""
+    content = json.loads(LEARNING.read_text())
+    tasks: dict[str, dict[str, list[dict]]] = {}
+    for run in content["runs"]:
+        tasks.setdefault(run["env"], {}).setdefault(run["script"], []).append(run)
+    heading = ["task", "to beat", "algorithm", "return, seed by seed", "wall clock, min"]
+    heading += ["until the best policy, min", "steps", "machine", "PPO", "PPO's wall clock, min"]
+    rows = [_learned(env, content["to_beat"].get(env), scripts) for env, scripts in tasks.items()]
+    return markdown(heading, rows)
+
+
+def _learned(env: str, to_beat: float | None, scripts: dict[str, list[dict]]) -> list[str]:
+    """Return the row of a task: the best method by gradients, of those with the most seeds."""
+    ppo = scripts.get(YARDSTICK, [])
+    others = {name: runs for name, runs in scripts.items() if name != YARDSTICK}
+    first = next(iter(scripts.values()))[0]["score"]
+    theirs = first["on"] == "gymnasium"
+    row = [
+        first["env"] if theirs else f"`{env}` (ours)",
+        "–" if to_beat is None else f"{to_beat:,g}",
+    ]
+    if not others:
+        row += ["–"] * 6
+    else:
+        name, runs = max(
+            others.items(),
+            key=lambda item: (len(item[1]), np.mean([run["score"]["return"] for run in item[1]])),
+        )
+        row += [
+            f"`{name}.py`",
+            _returns(runs, to_beat),
+            _each(f"{run['seconds'] / 60:.1f}" for run in runs),
+            _each(f"{run['best']['seconds'] / 60:.1f}" for run in runs),
+            _each(_millions(run["steps"]) for run in runs),
+            _each(_machine(run["machine"]) for run in runs),
+        ]
+    return [
+        *row,
+        _returns(ppo, to_beat) or "–",
+        _each(f"{run['seconds'] / 60:.1f}" for run in ppo) or "–",
+    ]
+
+
+def _returns(runs: list[dict], to_beat: float | None) -> str:
+    """Return the scores of the seeds with standard errors; bold where the figure is reached."""
+    cells = []
+    for score in (run["score"] for run in runs):
+        digits = 0 if abs(score["return"]) >= 1000 else 1 if abs(score["return"]) >= 100 else 2
+        text = f"{score['return']:,.{digits}f}"
+        if score["error"] is not None:
+            text += f" ± {score['error']:,.{digits}f}"
+        if "upright" in score:
+            text += f" ({score['upright']:.0%} upright)"
+        beaten = to_beat is not None and score["return"] >= to_beat
+        cells.append(f"**{text}**" if beaten else text)
+    return "; ".join(cells)
+
+
+def _each(cells: Iterable[str]) -> str:
+    """Return what is of the seeds; once, where it is the same of all."""
+    found = list(cells)
+    return "; ".join(found if len(set(found)) > 1 else found[:1])
+
+
+def _millions(steps: int) -> str:
+    """Return a number of steps."""
+    return f"{steps / 1e6:.3g} M"
+
+
+def _machine(machine: dict) -> str:
+    """Return what a run computed on."""
+    count = machine["processes"]
+    where = machine["device"]
+    if where == "cpu":
+        return f"{machine['cores']} cores of {machine['cpu']}"
+    return where if count == 1 else f"{count} x {where}"
+
+
+TABLES = {"tasks": tasks, "accuracy": accuracy, "speed": speed, "learning": learning}
 
 
 def fill(text: str) -> str:
