@@ -250,10 +250,13 @@ def _returns(runs: list[dict], to_beat: float | None) -> str:
     """Return the scores of the seeds with standard errors; bold where the figure is reached."""
     cells = []
     for score in (run["score"] for run in runs):
-        digits = 0 if abs(score["return"]) >= 1000 else 1 if abs(score["return"]) >= 100 else 2
-        text = f"{score['return']:,.{digits}f}"
-        if score["error"] is not None:
-            text += f" ± {score['error']:,.{digits}f}"
+        value, error = score["return"], score["error"]
+        digits = 0 if abs(value) >= 1000 else 1 if abs(value) >= 100 else 2
+        if error is not None and error < 1:
+            digits = max(digits, 1)
+        text = f"{value:,.{digits}f}"
+        if error is not None:
+            text += f" ± {error:,.{digits}f}"
         if "upright" in score:
             text += f" ({score['upright']:.0%} upright)"
         beaten = to_beat is not None and score["return"] >= to_beat
