@@ -28,7 +28,6 @@ from typing import Any
 
 import gymnasium as gym
 import torch
-import tyro
 from torch import Tensor, nn
 
 import diffenvs  # noqa: F401  (registers the environments)
@@ -147,6 +146,9 @@ TASKS: dict[str, dict[str, Any]] = {
         "hidden": (256, 256),
     },
 }
+
+# What a run on a CPU wants otherwise: there a step takes as long as all worlds together.
+ON_CPU: dict[str, Any] = {"num_envs": 64}
 
 
 class Policy(nn.Module):
@@ -400,5 +402,4 @@ def main(cfg: Config) -> None:
 
 
 if __name__ == "__main__":
-    env = tyro.cli(Config).env
-    main(tyro.cli(Config, default=Config(env=env, **TASKS.get(env, {}))))
+    main(training.parse(Config, TASKS, ON_CPU))
