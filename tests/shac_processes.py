@@ -1,6 +1,6 @@
 """Runs shac.py so that worlds, episodes and noise do not depend on the number of processes.
 
-    torchrun --nproc-per-node=2 tests/shac_processes.py FOLDER
+torchrun --nproc-per-node=2 tests/shac_processes.py FOLDER
 """
 
 import os
