@@ -23,8 +23,6 @@ does not. The policy that is saved acts by `high * tanh(mean)`.
 from __future__ import annotations
 
 import math
-import warnings
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -35,10 +33,7 @@ from torch import Tensor, nn
 
 import diffenvs  # noqa: F401  (registers the environments)
 from diffenvs import training
-from diffenvs.training import Normalize, Settings, mlp
-
-LARGE = 1e6
-"""A world with a larger number in its observation has diverged, as one with a NaN has."""
+from diffenvs.training import Normalize, Settings, mlp, sound
 
 
 @dataclass
@@ -91,8 +86,6 @@ class Config(Settings):
     Andrychowicz et al. 2021 (arXiv:2006.05990) find 0.5 best, with tanh as here."""
     hidden: tuple[int, ...] = (128, 128)
     """Widths of the hidden layers of policy and value: those of the first-order scripts."""
-    graphs: bool = True
-    """On a GPU, launch a minibatch as a CUDA graph: its kernels are many and small."""
 
 
 # What a task wants otherwise than `Config` has it; the command line goes before both.
@@ -171,11 +164,6 @@ class Value(nn.Module):
         return (self.net(x) * self.scale.var.sqrt() + self.scale.mean)[..., 0]
 
 
-def sound(x: Tensor) -> Tensor:
-    """Worlds whose numbers are those of a simulation that has not diverged."""
-    return (x.abs() < LARGE).all(dim=-1)  # NaN is not
-
-
 @torch.no_grad()
 def rollout(
     envs: Any, obs: Tensor, policy: Policy, value: Value, cfg: Config
@@ -240,11 +228,8 @@ class Update:
         cuda = device.type == "cuda"
         self.lr = torch.tensor(cfg.lr, device=device)  # a tensor: it changes where no host looks
         self.optimizer = torch.optim.Adam(self.parameters, self.lr, eps=1e-5, capturable=cuda)
-        # The first steps of a run are made without a graph, and with graphs=False all are.
-        warnings.filterwarnings("ignore", message=".*running without CUDA graph capture")
-        record = captured if cuda and cfg.graphs else lambda function: function
-        self.gradient: Callable[..., Tensor] = record(self._gradient)
-        self.apply: Callable[..., Tensor] = record(self._apply)
+        self.gradient = training.captured(self._gradient, device)
+        self.apply = training.captured(self._apply, device)
 
     def state_dict(self) -> dict[str, Any]:
         """What a run goes on with: the state of the optimiser, learning rate included."""
@@ -320,35 +305,6 @@ def squashed_entropy(mean: Tensor, log_std: Tensor) -> Tensor:
     return (log_std + 0.5 * math.log(2.0 * math.pi * math.e) + squeezed).sum(dim=1)
 
 
-def captured(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
-    """Record what `function` launches on the GPU, in its fourth call; from then on, launch that.
-
-    The arguments are tensors of the same shapes in all calls. The next call overwrites the result.
-    """
-    graph, stream = torch.cuda.CUDAGraph(), torch.cuda.Stream()
-    calls, inputs, output = 0, [], torch.empty(0)
-
-    def call(*given: Tensor) -> Tensor:
-        nonlocal calls, inputs, output
-        calls += 1
-        if calls <= 3:  # libraries and the optimiser allocate what they keep
-            stream.wait_stream(torch.cuda.current_stream())
-            with torch.cuda.stream(stream):
-                result = function(*given)
-            torch.cuda.current_stream().wait_stream(stream)
-            return result
-        if calls == 4:
-            inputs = [x.clone() for x in given]
-            with torch.cuda.graph(graph):
-                output = function(*inputs)
-        for mine, x in zip(inputs, given, strict=True):
-            mine.copy_(x)
-        graph.replay()
-        return output
-
-    return call
-
-
 def learn(
     window: dict[str, Tensor], policy: Policy, value: Value, update: Update, processes: Any
 ) -> Tensor:
@@ -372,26 +328,6 @@ def learn(
     return total / (cfg.epochs * cfg.minibatches)
 
 
-def spread_episodes(envs: Any) -> None:
-    """Let the first episodes end at different times, as if they had begun before.
-
-    Otherwise all worlds of a task without falls are in the same phase for ever. rsl_rl calls it
-    init_at_random_ep_len.
-    """
-    snapshot = envs.get_state()
-    elapsed = torch.randint(envs.spec.max_episode_steps, (envs.num_envs,))
-    snapshot.arrays["elapsed"][:] = elapsed.numpy()
-    envs.set_state(snapshot)
-
-
-def renew(envs: Any, obs: Tensor) -> tuple[Tensor, Tensor]:
-    """Begin new episodes in worlds that have diverged; return the observations, and how many."""
-    lost = ~sound(obs).cpu()
-    if lost.any():
-        obs, _ = envs.reset(options={"reset_mask": lost})
-    return obs, lost.sum().float()
-
-
 def main(cfg: Config) -> None:
     """Train, evaluate, and write the results."""
     if cfg.num_envs * cfg.horizon % cfg.minibatches:
@@ -413,12 +349,12 @@ def main(cfg: Config) -> None:
     run = training.Run(cfg, processes, envs, learner)
     for iteration in run.iterations(policy):
         if iteration == 0:
-            spread_episodes(envs)
+            training.spread_episodes(envs)
         window, obs = rollout(envs, run.obs, policy, value, cfg)
         figures = learn(window, policy, value, update, processes)
         # Not before: what is learned from the window is normalised as it was seen.
         policy.normalize.update(window["obs"].flatten(0, 1), processes)
-        run.obs, lost = renew(envs, obs)
+        run.obs, lost = training.renew(envs, obs)
         run.log(
             {
                 "train/reward": window["reward"].mean(),

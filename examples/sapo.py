@@ -28,7 +28,6 @@ from typing import Any
 
 import gymnasium as gym
 import torch
-import tyro
 from torch import Tensor, nn
 from torch.func import functional_call
 
@@ -129,6 +128,9 @@ TASKS: dict[str, dict[str, Any]] = {
     },
 }
 
+# What a run on a CPU wants otherwise: there a step takes as long as all worlds together.
+ON_CPU: dict[str, Any] = {"num_envs": 64}
+
 
 class Policy(nn.Module):
     """Squashed Gaussian policy whose noise depends on the state; called, it acts by its mean."""
@@ -193,19 +195,22 @@ class EntropyWeight:
 
 
 class Critics:
-    """What is still to come, in units of 1 / (1 - gamma): about the mean reward of a step.
+    """What is still to come. The networks give it in units of the spread of all targets so far.
+
+    Steps of Adam are as long for small values as for large ones; in these units they are small.
 
     Attributes:
         nets: Two networks.
+        scale: Mean and spread of the targets.
     """
 
     def __init__(self, nobs: int, cfg: Config, device: torch.device) -> None:
         self.cfg = cfg
-        self.unit = 1.0 / (1.0 - cfg.gamma)
+        self.scale = Normalize(1).to(device)
         nets = [mlp(nobs, *cfg.hidden, 1) for _ in range(2)]
         for net in nets:
             for parameter in net[-1].parameters():
-                parameter.data.zero_()  # a guess at random would be a reward that nobody pays
+                parameter.data.zero_()  # a guess at random would be a promise that nobody keeps
         self.nets = nn.ModuleList(nets).to(device)
         self.lr = torch.tensor(cfg.critic_lr, device=device)  # a tensor: captured graphs read it
         self.optimizer = torch.optim.Adam(
@@ -219,18 +224,21 @@ class Critics:
 
         Gradients pass through to the observations, and not into the networks.
         """
+        spread, mean = self.scale.var.sqrt(), self.scale.mean
+        fixed = ({name: p.detach() for name, p in net.named_parameters()} for net in self.nets)
         first, second = (
-            self.unit * functional_call(net, {n: p.detach() for n, p in net.named_parameters()}, x)
-            for net in self.nets
+            (functional_call(net, parameters, x) * spread + mean)[..., 0]
+            for net, parameters in zip(self.nets, fixed, strict=True)
         )
-        return first[..., 0], second[..., 0]
+        return first, second
 
     def fit(self, x: Tensor, target: Tensor, lr: float, processes: Any) -> Tensor:
-        """Regress on targets; return the mean loss of the last pass, in squared units."""
+        """Regress on targets; return the mean loss of the last pass, in squared spreads."""
         self.lr.fill_(lr)
         for group in self.optimizer.param_groups:
             group["lr"] = self.lr  # a resumed optimiser has its own
-        target, loss = target / self.unit, torch.zeros((), device=x.device)
+        self.scale.update(target[:, None], processes)
+        target, loss = self.scale(target[:, None])[:, 0], torch.zeros((), device=x.device)
         for _ in range(self.cfg.critic_epochs):
             loss = torch.zeros_like(loss)
             for index in torch.randperm(len(x), device=x.device).chunk(self.cfg.critic_batches):
@@ -385,6 +393,7 @@ def main(cfg: Config) -> None:
         "policy": policy,
         "average": average,
         "critics": critics.nets,
+        "critic_scale": critics.scale,
         "entropy_weight": weight,
         "optimizer": optimizer,
         "critic_optimizer": critics.optimizer,
@@ -444,5 +453,4 @@ def main(cfg: Config) -> None:
 
 
 if __name__ == "__main__":
-    env = tyro.cli(Config).env
-    main(tyro.cli(Config, default=Config(env=env, **TASKS.get(env, {}))))
+    main(training.parse(Config, TASKS, ON_CPU))

@@ -28,7 +28,6 @@ from typing import Any
 
 import gymnasium as gym
 import torch
-import tyro
 from torch import Tensor, nn
 
 import diffenvs  # noqa: F401  (registers the environments)
@@ -148,6 +147,9 @@ TASKS: dict[str, dict[str, Any]] = {
     },
 }
 
+# What a run on a CPU wants otherwise: there a step takes as long as all worlds together.
+ON_CPU: dict[str, Any] = {"num_envs": 64}
+
 
 class Policy(nn.Module):
     """Squashed Gaussian policy; without noise it acts by its mean."""
@@ -172,19 +174,22 @@ class Policy(nn.Module):
 
 
 class Critic:
-    """What is still to come, in units of 1 / (1 - gamma): about the mean reward of a step.
+    """What is still to come. The networks give it in units of the spread of all targets so far.
+
+    Steps of Adam are as long for small values as for large ones; in these units they are small.
 
     Attributes:
         net: The network that is fitted.
         slow: The one that follows it, which policy and targets see.
+        scale: Mean and spread of the targets.
     """
 
     def __init__(self, nobs: int, cfg: Config, device: torch.device) -> None:
         self.cfg = cfg
-        self.unit = 1.0 / (1.0 - cfg.gamma)
+        self.scale = Normalize(1).to(device)
         self.net = mlp(nobs, *cfg.hidden, 1).to(device)
         for parameter in self.net[-1].parameters():
-            parameter.data.zero_()  # a guess at random would be a reward that nobody pays
+            parameter.data.zero_()  # a guess at random would be a promise that nobody keeps
         self.slow = copy.deepcopy(self.net).requires_grad_(False)
         self.lr = torch.tensor(cfg.critic_lr, device=device)  # a tensor: captured graphs read it
         self.optimizer = torch.optim.Adam(
@@ -195,14 +200,15 @@ class Critic:
 
     def __call__(self, x: Tensor) -> Tensor:
         """Value of normalised observations (..., nobs)."""
-        return self.unit * self.slow(x)[..., 0]
+        return (self.slow(x) * self.scale.var.sqrt() + self.scale.mean)[..., 0]
 
     def fit(self, x: Tensor, target: Tensor, lr: float, processes: Any) -> Tensor:
-        """Regress on targets; return the mean loss of the last pass, in squared units."""
+        """Regress on targets; return the mean loss of the last pass, in squared spreads."""
         self.lr.fill_(lr)
         for group in self.optimizer.param_groups:
             group["lr"] = self.lr  # a resumed optimiser has its own
-        target, loss = target / self.unit, torch.zeros((), device=x.device)
+        self.scale.update(target[:, None], processes)
+        target, loss = self.scale(target[:, None])[:, 0], torch.zeros((), device=x.device)
         for _ in range(self.cfg.critic_epochs):
             loss = torch.zeros_like(loss)
             for index in torch.randperm(len(x), device=x.device).chunk(self.cfg.critic_batches):
@@ -339,6 +345,7 @@ def main(cfg: Config) -> None:
         "average": average,
         "critic": critic.net,
         "slow_critic": critic.slow,
+        "critic_scale": critic.scale,
         "optimizer": optimizer,
         "critic_optimizer": critic.optimizer,
     }
@@ -395,5 +402,4 @@ def main(cfg: Config) -> None:
 
 
 if __name__ == "__main__":
-    env = tyro.cli(Config).env
-    main(tyro.cli(Config, default=Config(env=env, **TASKS.get(env, {}))))
+    main(training.parse(Config, TASKS, ON_CPU))

@@ -4,7 +4,7 @@ There is no trainer here: a script keeps its loop, its networks and its losses. 
 the records: settings, checkpoints from which a run goes on bit for bit, evaluations on our
 environment and on Gymnasium's, the log, the curve, the video.
 
-    cfg = tyro.cli(Config)                                  # class Config(Settings)
+    cfg = training.parse(Config, TASKS, ON_CPU)             # class Config(Settings)
     processes = training.start_processes(cfg)               # one, or those of torchrun; seeds
     envs = gym.make_vec(cfg.env, num_envs=cfg.num_envs, arrays="torch",
                         window=cfg.horizon, device=str(processes.device))
@@ -25,7 +25,7 @@ from diffenvs.training.health import GradientHealth
 from diffenvs.training.networks import Normalize, mlp
 from diffenvs.training.processes import Processes, start_processes
 from diffenvs.training.run import Run
-from diffenvs.training.settings import Settings
+from diffenvs.training.settings import Settings, parse
 from diffenvs.training.worlds import renew, sound, spread_episodes
 
 __all__ = [
@@ -36,6 +36,7 @@ __all__ = [
     "Settings",
     "captured",
     "mlp",
+    "parse",
     "renew",
     "sound",
     "spread_episodes",

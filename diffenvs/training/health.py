@@ -56,10 +56,11 @@ class GradientHealth:
 
         Returns:
             "nonfinite_worlds": worlds that had a gradient that was not finite, and was masked;
-            "clipped_worlds": the share of worlds that had one clipped.
+            "clipped_worlds": the share of worlds whose gradient was clipped, a mean over the places
+            where it is.
         """
         finite = torch.stack([finite for finite, _ in self._seen]).all(dim=0)
-        clipped = torch.stack([clipped for _, clipped in self._seen]).any(dim=0)
+        clipped = torch.stack([clipped for _, clipped in self._seen])
         self._seen.clear()
         self._actions.clear()
         return {"nonfinite_worlds": (~finite).sum(), "clipped_worlds": clipped.float().mean()}

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TypeVar
 
 import gymnasium as gym
+import torch
+import tyro
 
 from diffenvs import command_line
 
@@ -24,6 +27,9 @@ LOWEST = {
 
 FREE = ("device", "checkpoint_seconds", "resume", "out", "video")
 """Settings with which a run may go on otherwise than it began: they are none of the algorithm."""
+
+
+T = TypeVar("T", bound="Settings")
 
 
 @dataclass
@@ -63,6 +69,21 @@ class Settings:
     def folder(self) -> Path:
         """Folder of this run."""
         return self.out / self.env.rpartition(":")[2] / f"seed{self.seed}"
+
+
+def parse(config: type[T], tasks: dict[str, dict[str, Any]], on_cpu: dict[str, Any]) -> T:
+    """Read the settings from the command line, which goes before what a task wants.
+
+    Args:
+        config: Class of the script's settings.
+        tasks: What an environment wants otherwise than the class has it, by id.
+        on_cpu: What a run on a CPU wants otherwise, before that.
+    """
+    asked = [word for word in sys.argv[1:] if word not in ("-h", "--help")]
+    first = tyro.cli(config, args=asked)  # the help shows what the task wants
+    cpu = first.device == "cpu" or (first.device is None and not torch.cuda.is_available())
+    wanted = tasks.get(first.env.rpartition(":")[2], {}) | (on_cpu if cpu else {})
+    return tyro.cli(config, default=config(env=first.env, **wanted))
 
 
 def check(cfg: Settings) -> None:

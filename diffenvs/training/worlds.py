@@ -35,6 +35,6 @@ def spread_episodes(envs: Any) -> None:
     Otherwise all worlds of a task without falls would be in the same phase for ever.
     """
     snapshot = envs.get_state()
-    elapsed = torch.randint(envs.spec.max_episode_steps, (envs.num_envs,))
+    elapsed = torch.randint(envs.rollout.max_episode_steps, (envs.num_envs,))
     snapshot.arrays["elapsed"][:] = elapsed.numpy()
     envs.set_state(snapshot)

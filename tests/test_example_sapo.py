@@ -1,0 +1,225 @@
+"""The script runs as a user runs it, survives a kill, and its parts do what they say."""
+
+import copy
+import csv
+import dataclasses
+import json
+import sys
+
+import gymnasium as gym
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch")
+for name in ("matplotlib", "tensorboard", "tqdm", "tyro"):
+    pytest.importorskip(name)
+
+import first_order  # noqa: E402
+from first_order import ENV, Worlds  # noqa: E402
+
+from diffenvs import TASKS, command_line, training  # noqa: E402
+from diffenvs.policy import load_policy  # noqa: E402
+
+SMALL = "--num-envs 4 --horizon 4 --eval-every 0 --eval-envs 2 --hidden 16 16".split()
+ALONE = training.Processes(0, 1, torch.device("cpu"))
+
+
+@pytest.fixture(scope="module")
+def sapo():
+    """The script as a module."""
+    torch.set_num_threads(1)  # as it does
+    yield first_order.load("sapo")
+    del sys.modules["sapo"]
+
+
+@pytest.fixture
+def walk(sapo):
+    """A window of `Worlds`, with policy and critics."""
+    torch.manual_seed(0)
+    cfg = sapo.Config(horizon=Worlds.horizon, hidden=(8, 8), gamma=0.9, lam=0.8)
+    policy = sapo.Policy(Worlds.nobs, torch.tensor([1.0, 0.4]), cfg)
+    critics = sapo.Critics(Worlds.nobs, cfg, ALONE.device)
+    for parameter in critics.nets.parameters():
+        torch.nn.init.normal_(parameter, std=0.3)
+    for net in critics.nets:
+        net[-1].weight.data -= net[-1].weight.data.mean()  # now the one is lower, now the other
+        net[-1].bias.data.zero_()
+    envs = Worlds()
+    health, weight = training.GradientHealth(1e9), torch.tensor(0.7)
+    window, _ = sapo.rollout(envs, envs.obs, policy, critics, weight, health, cfg)
+    return envs, policy, critics, window, cfg
+
+
+@pytest.mark.slow
+def test_killed_run_ends_as_one_that_was_not(tmp_path, capfd):
+    """Killed (SIGKILL) and resumed, all that the run goes on from is the same bit for bit."""
+    whole, killed = first_order.kill_and_resume(
+        "sapo", tmp_path, *SMALL, "--gymnasium-episodes", "0", "--no-video"
+    )
+    a, b = (torch.load(f / "checkpoint.pt", weights_only=False) for f in (whole, killed))
+    first_order.assert_equal(a["parts"], b["parts"])
+    assert capfd.readouterr().out.count("40 iterations, 640 steps") == 2
+
+
+def test_script_leaves_what_it_promises(tmp_path, capfd):
+    """Two iterations leave log, curve, policy, checkpoint, and a video or the reason why none."""
+    first_order.run(
+        "sapo", "--env", ENV, "--iterations", 2, *SMALL, "--gymnasium-episodes", 0, "--out",
+        tmp_path, "--device", "cpu",
+    )  # fmt: skip
+    out, folder = capfd.readouterr().out, tmp_path / ENV / "seed0"
+    for name in ("curve.csv", "curve.json", "curve.png", "policy.pt2", "checkpoint.pt"):
+        assert (folder / name).stat().st_size > 100, name
+    assert list(folder.glob("events.out.tfevents.*"))
+    assert list(folder.glob("*.mp4")) or "No video" in out
+    assert json.loads((folder / "curve.json").read_text())["settings"]["horizon"] == 4
+    rows = list(csv.DictReader((folder / "curve.csv").open()))
+    assert [row["iteration"] for row in rows] == ["0", "2"]
+    task = command_line.make_task(gym.spec(ENV), {})
+    action = load_policy(folder / "policy.pt2", task)(np.ones((5, task.obs_size)))
+    assert action.shape == (5, 1) and np.abs(action).max() < 3.0
+
+
+def test_help_lists_every_setting(sapo, capfd):
+    """And says where the numbers come from."""
+    with pytest.raises(SystemExit) as end:
+        first_order.run("sapo", "--help")
+    out = capfd.readouterr().out
+    assert end.value.code == 0 and "Xing et al." in out
+    for field in dataclasses.fields(sapo.Config):
+        assert f"--{field.name.replace('_', '-')}" in out
+
+
+def test_settings_of_tasks(sapo):
+    """The table names tasks that there are and settings that there are, of the right types."""
+    assert sapo.TASKS.keys() <= TASKS.keys()
+    for env, settings in sapo.TASKS.items():
+        cfg = sapo.Config(env=env, **settings)  # refuses names that it does not know
+        training.settings.check(cfg)
+        for field in dataclasses.fields(cfg):
+            if field.name in settings and field.name != "reward":
+                assert type(settings[field.name]) is type(field.default), (env, field.name)
+        options = {} if cfg.reward is None else {"reward": cfg.reward}
+        command_line.make_task(gym.spec(env), options)
+
+
+def test_entropy_vs_torch(sapo):
+    """The entropy of a sample is minus its log density in units of `high`, gradient included."""
+    torch.manual_seed(0)
+    cfg = sapo.Config(hidden=(8, 8), noise=0.7)
+    high = torch.tensor([1.0, 0.4], dtype=torch.float64)
+    policy = sapo.Policy(3, high, cfg).double()
+    policy.net[-1].weight.data.mul_(10.0)  # noise that depends on the state
+    obs, noise = torch.randn(500, 3).double(), torch.randn(500, 2).double()
+    action, entropy = policy.sample(obs, noise)
+    mean, log_std = policy.net(policy.normalize(obs)).chunk(2, dim=-1)
+    assert log_std.std() > 0.1
+    squash = torch.distributions.TanhTransform(cache_size=1)
+    normal = torch.distributions.Normal(mean, log_std.exp())
+    units = squash(mean + log_std.exp() * noise)
+    squashed = torch.distributions.TransformedDistribution(normal, [squash])
+    expected = -squashed.log_prob(units).mean(dim=-1)
+    torch.testing.assert_close(action, high * units)
+    torch.testing.assert_close(entropy, expected)
+    parameters = list(policy.net.parameters())
+    found = torch.autograd.grad(entropy.mean(), parameters)
+    for grad, other in zip(found, torch.autograd.grad(expected.mean(), parameters), strict=True):
+        torch.testing.assert_close(grad, other)
+    torch.testing.assert_close(policy(obs), high * torch.tanh(mean))
+
+
+def test_noise_stays_within_its_bounds(sapo):
+    """However wide or narrow the network wants it, and the entropy of far actions is finite."""
+    cfg = sapo.Config(hidden=(8, 8))
+    policy = sapo.Policy(3, torch.ones(1), cfg)
+    last = policy.net[-1]
+    for log_std, bound in ((50.0, cfg.log_std[1]), (-50.0, cfg.log_std[0])):
+        with torch.no_grad():
+            last.weight.zero_()
+            last.bias.copy_(torch.tensor([0.0, log_std]))
+        action, entropy = policy.sample(torch.zeros(1, 3), torch.full((1, 1), 0.1))
+        assert action.item() == pytest.approx(np.tanh(0.1 * np.exp(bound)))
+        with torch.no_grad():
+            last.bias[0] = 60.0  # there tanh is 1, and its slope underflows
+        _, entropy = policy.sample(torch.zeros(1, 3), torch.zeros(1, 1))
+        assert entropy.item() == pytest.approx(
+            bound + 0.5 * np.log(2.0 * np.pi) + 2.0 * (np.log(2.0) - 60.0), rel=1e-5
+        )
+
+
+def test_entropy_weight_is_steered(sapo):
+    """It falls where the entropy is above its target, rises below, and goes on from its state."""
+    cfg = sapo.Config()
+    weight = sapo.EntropyWeight(cfg, ALONE.device)
+    assert weight().item() == pytest.approx(cfg.entropy_weight)
+    weight.steer(torch.full((2, 3), cfg.target_entropy + 0.1), ALONE)
+    lower = weight().item()
+    assert lower < cfg.entropy_weight
+    other = sapo.EntropyWeight(cfg, ALONE.device)
+    other.load_state_dict(copy.deepcopy(weight.state_dict()))
+    for one in (weight, other):
+        for _ in range(3):
+            one.steer(torch.full((2, 3), cfg.target_entropy - 1.0), ALONE)
+    assert weight().item() > lower and torch.equal(weight(), other())
+
+
+def test_score_vs_plain_sum(sapo, walk):
+    """Rewards, entropies and values, discounted from the beginning of each episode."""
+    envs, _, _, window, cfg = walk
+    fallen, done = first_order.timetable()
+    assert torch.equal(window.done, done) and (window.next_value[fallen] == 0.0).all()
+    bonus = 0.7 * (window.entropy - cfg.target_entropy)
+    torch.testing.assert_close(window.reward, window.paid + bonus)
+    assert not window.paid.requires_grad and window.entropy.requires_grad
+    plain = first_order.plain_score(window.reward, window.next_value, done, cfg.gamma)
+    assert sapo.score(window, cfg.gamma).item() == pytest.approx(plain, rel=1e-5)
+
+
+def test_values_are_those_of_what_the_steps_led_to(walk):
+    """The policy sees the mean of two critics, the targets the lower; both zero behind a fall."""
+    envs, policy, critics, window, cfg = walk
+    fallen, _ = first_order.timetable()
+    x = policy.normalize(torch.stack(envs.finals))
+    first, second = (net(x)[..., 0] / (1.0 - cfg.gamma) for net in critics.nets)
+    assert (first < second).any() and (first > second).any()
+    mean, lower = (first + second) / 2.0, torch.minimum(first, second)
+    torch.testing.assert_close(window.next_value, torch.where(fallen, 0.0, mean))
+    torch.testing.assert_close(window.next_lower, torch.where(fallen, 0.0, lower))
+
+
+def test_gradient_passes_into_the_episode_that_ended(sapo, walk):
+    """Into final_obs at a time limit and at the end of the window, and not behind a fall."""
+    envs, policy, critics, window, cfg = walk
+    sapo.score(window, cfg.gamma).backward()
+    reached = torch.stack([(final.grad != 0.0).all(dim=1) for final in envs.finals])
+    untouched = torch.stack([(final.grad == 0.0).all(dim=1) for final in envs.finals])
+    fallen, ends = first_order.timetable()
+    ends[-1] = True
+    assert torch.equal(reached, ends & ~fallen) and torch.equal(untouched, ~reached)
+    # The policy's loss is none of the critics'.
+    assert all(parameter.grad is None for parameter in critics.nets.parameters())
+    assert all((parameter.grad != 0.0).any() for parameter in policy.net.parameters())
+
+
+@pytest.mark.parametrize("lam", [0.0, 0.8, 1.0])
+def test_critic_targets_vs_plain_returns(sapo, walk, lam):
+    """The critics learn means of all n-step returns of an episode, by the lower value."""
+    *_, window, cfg = walk
+    found = sapo.critic_targets(window, cfg.gamma, lam)
+    assert not found.requires_grad
+    plain = first_order.plain_targets(window.reward, window.next_lower, window.done, cfg.gamma, lam)
+    np.testing.assert_allclose(found.numpy(), plain, rtol=1e-5, atol=1e-5)
+
+
+def test_critics_are_fitted_in_their_units(sapo):
+    """Both learn a constant of any size."""
+    torch.manual_seed(0)
+    cfg = sapo.Config(hidden=(8, 8), critic_epochs=20, critic_batches=2)
+    critics = sapo.Critics(3, cfg, ALONE.device)
+    x, target = torch.randn(64, 3), torch.full((64,), 150.0)
+    first = critics.fit(x, target, 2e-3, ALONE)
+    for _ in range(10):
+        last = critics.fit(x, target, 2e-2, ALONE)
+    assert last < 0.01 * first
+    for values in critics(x):
+        assert values.mean().item() == pytest.approx(150.0, rel=0.05)

@@ -1,0 +1,207 @@
+"""The script runs as a user runs it, survives a kill, and its parts do what they say."""
+
+import csv
+import dataclasses
+import json
+import os
+import subprocess
+import sys
+
+import gymnasium as gym
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch")
+for name in ("matplotlib", "tensorboard", "tqdm", "tyro"):
+    pytest.importorskip(name)
+
+import first_order  # noqa: E402
+import shac_processes  # noqa: E402
+from first_order import ENV, Worlds  # noqa: E402
+
+from diffenvs import TASKS, command_line, training  # noqa: E402
+from diffenvs.policy import load_policy  # noqa: E402
+
+SMALL = "--num-envs 4 --horizon 4 --eval-every 0 --eval-envs 2 --hidden 16 16".split()
+
+
+@pytest.fixture(scope="module")
+def shac():
+    """The script as a module."""
+    torch.set_num_threads(1)  # as it does
+    yield first_order.load("shac")
+    del sys.modules["shac"]
+
+
+@pytest.fixture
+def walk(shac):
+    """A window of `Worlds`, with policy and critic."""
+    torch.manual_seed(0)
+    cfg = shac.Config(horizon=Worlds.horizon, hidden=(8, 8), gamma=0.9, lam=0.8)
+    device = torch.device("cpu")
+    policy = shac.Policy(Worlds.nobs, torch.tensor([1.0, 0.4]), cfg)
+    critic = shac.Critic(Worlds.nobs, cfg, device)
+    for parameter in critic.slow.parameters():
+        torch.nn.init.normal_(parameter, std=0.3)
+    envs = Worlds()
+    health = training.GradientHealth(1e9)
+    window, _ = shac.rollout(envs, envs.obs, policy, critic, health, cfg)
+    return envs, policy, critic, window, cfg
+
+
+@pytest.mark.slow
+def test_killed_run_ends_as_one_that_was_not(tmp_path, capfd):
+    """Killed (SIGKILL) and resumed, all that the run goes on from is the same bit for bit."""
+    whole, killed = first_order.kill_and_resume(
+        "shac", tmp_path, *SMALL, "--gymnasium-episodes", "0", "--no-video"
+    )
+    a, b = (torch.load(f / "checkpoint.pt", weights_only=False) for f in (whole, killed))
+    first_order.assert_equal(a["parts"], b["parts"])
+    assert_rows_equal(whole, killed)
+    assert capfd.readouterr().out.count("40 iterations, 640 steps") == 2
+
+
+def assert_rows_equal(whole, killed):
+    """Two curves are equal but for the clock."""
+    tables = [list(csv.DictReader((f / "curve.csv").open())) for f in (whole, killed)]
+    for row, other in zip(*tables, strict=True):
+        assert row.pop("seconds") and other.pop("seconds")
+        assert row == other
+
+
+def test_script_leaves_what_it_promises(tmp_path, capfd):
+    """Two iterations leave log, curve, policy, checkpoint, and a video or the reason why none."""
+    first_order.run(
+        "shac", "--env", ENV, "--iterations", 2, *SMALL, "--gymnasium-episodes", 1, "--out",
+        tmp_path, "--device", "cpu",
+    )  # fmt: skip
+    out, folder = capfd.readouterr().out, tmp_path / ENV / "seed0"
+    for name in ("curve.csv", "curve.json", "curve.png", "policy.pt2", "checkpoint.pt"):
+        assert (folder / name).stat().st_size > 100, name
+    assert list(folder.glob("events.out.tfevents.*"))
+    assert list(folder.glob("*.mp4")) or "No video" in out
+    settings = json.loads((folder / "curve.json").read_text())["settings"]
+    assert settings["reward"] == "smooth" and settings["actor_lr"] == 2e-3  # of its row in TASKS
+    rows = list(csv.DictReader((folder / "curve.csv").open()))
+    assert [row["iteration"] for row in rows] == ["0", "2"]
+    assert all(float(row["gymnasium_return"]) >= 1.0 for row in rows)
+    task = command_line.make_task(gym.spec(ENV), {})
+    action = load_policy(folder / "policy.pt2", task)(np.ones((5, task.obs_size)))
+    assert np.abs(action).max() < 3.0
+
+
+def test_help_lists_every_setting(shac, capfd):
+    """And says where the numbers come from."""
+    with pytest.raises(SystemExit) as end:
+        first_order.run("shac", "--help")
+    out = capfd.readouterr().out
+    assert end.value.code == 0 and "Found here" in out
+    for field in dataclasses.fields(shac.Config):
+        assert f"--{field.name.replace('_', '-')}" in out
+
+
+def test_settings_of_tasks(shac):
+    """The table names tasks that there are and settings that there are, of the right types."""
+    assert shac.TASKS.keys() <= TASKS.keys()
+    for env, settings in shac.TASKS.items():
+        cfg = shac.Config(env=env, **settings)  # refuses names that it does not know
+        training.settings.check(cfg)
+        for field in dataclasses.fields(cfg):
+            if field.name in settings and field.name != "reward":
+                assert type(settings[field.name]) is type(field.default), (env, field.name)
+        options = {} if cfg.reward is None else {"reward": cfg.reward}
+        command_line.make_task(gym.spec(env), options)
+
+
+def test_score_vs_plain_sum(shac, walk):
+    """Rewards and the values behind them, discounted from the beginning of each episode."""
+    _, _, critic, window, cfg = walk
+    fallen, done = first_order.timetable()
+    assert torch.equal(window.done, done) and (window.next_value[fallen] == 0.0).all()
+    for bootstrap in (1.0, 0.3):
+        found = shac.score(window, cfg.gamma, bootstrap)
+        plain = first_order.plain_score(
+            window.reward, window.next_value, done, cfg.gamma, bootstrap
+        )
+        assert found.item() == pytest.approx(plain, rel=1e-5)
+
+
+def test_values_are_those_of_what_the_steps_led_to(walk):
+    """Of final_obs, in units of what is still to come; zero behind a fall."""
+    envs, policy, critic, window, cfg = walk
+    fallen, _ = first_order.timetable()
+    final = torch.stack(envs.finals)
+    expected = critic.slow(policy.normalize(final))[..., 0] / (1.0 - cfg.gamma)
+    torch.testing.assert_close(window.next_value, torch.where(fallen, 0.0, expected))
+
+
+def test_gradient_passes_into_the_episode_that_ended(shac, walk):
+    """Into final_obs at a time limit and at the end of the window, and not behind a fall."""
+    envs, policy, critic, window, cfg = walk
+    shac.score(window, cfg.gamma, cfg.bootstrap).backward()
+    reached = torch.stack([(final.grad != 0.0).all(dim=1) for final in envs.finals])
+    untouched = torch.stack([(final.grad == 0.0).all(dim=1) for final in envs.finals])
+    fallen, ends = first_order.timetable()
+    ends[-1] = True
+    assert torch.equal(reached, ends & ~fallen) and torch.equal(untouched, ~reached)
+    for net in (critic.net, critic.slow):  # the policy's loss is none of theirs
+        assert all(parameter.grad is None for parameter in net.parameters())
+    for parameter in (*policy.net.parameters(), policy.log_std):
+        assert (parameter.grad != 0.0).any()
+
+
+@pytest.mark.parametrize("lam", [0.0, 0.8, 1.0])
+def test_critic_targets_vs_plain_returns(shac, walk, lam):
+    """The critic learns means of all n-step returns of an episode."""
+    *_, window, cfg = walk
+    found = shac.critic_targets(window, cfg.gamma, lam)
+    assert not found.requires_grad
+    plain = first_order.plain_targets(window.reward, window.next_value, window.done, cfg.gamma, lam)
+    np.testing.assert_allclose(found.numpy(), plain, rtol=1e-5, atol=1e-5)
+
+
+def test_critic_is_fitted_in_its_units(shac):
+    """It learns a constant of any size, and the slow one follows by the rate that was given."""
+    torch.manual_seed(0)
+    cfg = shac.Config(hidden=(8, 8), critic_epochs=20, critic_batches=2, target_rate=0.5)
+    alone = training.Processes(0, 1, torch.device("cpu"))
+    critic = shac.Critic(3, cfg, alone.device)
+    x, target = torch.randn(64, 3), torch.full((64,), 150.0)
+    before = [parameter.clone() for parameter in critic.slow.parameters()]
+    first = critic.fit(x, target, 2e-3, alone)
+    for slow, old, fast in zip(
+        critic.slow.parameters(), before, critic.net.parameters(), strict=True
+    ):
+        torch.testing.assert_close(slow, (old + fast) / 2.0)
+    for _ in range(10):
+        last = critic.fit(x, target, 2e-2, alone)
+    assert last < 0.01 * first and critic.optimizer.param_groups[0]["lr"] == pytest.approx(2e-2)
+    assert critic(x).mean().item() == pytest.approx(150.0, rel=0.05)
+
+
+@pytest.mark.slow
+def test_two_processes_are_one_with_all_worlds(tmp_path):
+    """Their mean gradients are those of one process; their networks are equal bit for bit."""
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    path = os.pathsep.join([str(first_order.EXAMPLES.parent), os.environ.get("PYTHONPATH", "")])
+    done = subprocess.run(
+        [*launcher, shac_processes.__file__, str(tmp_path)],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        check=False,
+        env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": path},
+    )
+    assert done.returncode == 0, done.stderr
+    first, second = (torch.load(tmp_path / f"gradients{rank}.pt") for rank in (0, 1))
+    first_order.assert_equal(first, second)
+    one = shac_processes.train(tmp_path / "one", 0, 1)
+    assert len(one) == len(first) == 9
+    for step, (grad, reference) in enumerate(zip(first, one, strict=True)):
+        error = ((grad - reference).norm() / reference.norm()).item()
+        assert error < (1e-5 if step < 2 else 1e-3), (step, error)
+    content = torch.load(tmp_path / ENV / "seed0" / "checkpoint.pt", weights_only=False)
+    one, other = content["parts"]
+    first_order.assert_equal(one["learner"], other["learner"])
+    assert not torch.equal(one["obs"], other["obs"])  # worlds and noise of their own
+    assert not torch.equal(one["random"]["torch"], other["random"]["torch"])
