@@ -58,6 +58,8 @@ def save_policy(path: str | Path, module: Any, obs_dim: int) -> None:
     module = copy.deepcopy(module).cpu().eval()
     batch = {0: torch.export.Dim("num_envs")}
     program = torch.export.export(module, (torch.zeros(2, obs_dim),), dynamic_shapes=(batch,))
+    for node in program.graph.nodes:  # the lines of code it came from, with this machine's folders
+        node.meta.pop("stack_trace", None)
     torch.export.save(program, path)
 
 

@@ -21,9 +21,9 @@ import argparse
 import hashlib
 import json
 import shlex
+import shutil
 import sys
 import warnings
-import zipfile
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -318,47 +318,16 @@ def _rank(run: Run) -> tuple[bool, float]:
 
 
 def copy_policies(runs: list[Run], folder: Path) -> None:
-    """Copy the best policy of each task, smaller."""
+    """Copy the best policy of each task."""
     folder.mkdir(parents=True, exist_ok=True)
     for env, run in best_runs(runs).items():
         if "folder" not in run:
             print(f"{env}: the best policy is that of a run that was not given, and not copied")
             continue
-        source, target = run["folder"] / "policy.pt2", folder / f"{env}.pt2"
-        with replacing(target) as part:
-            shrink(source, part)
-        task = command_line.make_task(command_line.find_spec(env), {})
-        obs = np.random.default_rng(0).normal(size=(16, task.obs_size))
-        before, after = (load_policy(path, task)(obs) for path in (source, target))
-        if not np.array_equal(before, after):
-            target.unlink()
-            raise RuntimeError(f"{target} does not act as {source} does")
-        sizes = [path.stat().st_size / 1024 for path in (source, target)]
+        target = folder / f"{env}.pt2"
+        shutil.copyfile(run["folder"] / "policy.pt2", target)
         what = f"{run['script']}, seed {run['seed']}"
-        print(f"{target}: {what}, {sizes[1]:.0f} KiB (was {sizes[0]:.0f})")
-
-
-def shrink(source: Path, target: Path) -> None:
-    """Copy a program of `torch.export`, compressed, and without the lines of code it came from.
-
-    These hold the folders of whoever trained it. Weights and graph stay as they are: all of it can
-    be read by the versions of torch that could read it before.
-    """
-    with zipfile.ZipFile(source) as old, zipfile.ZipFile(target, "w") as new:
-        for entry in old.infolist():
-            content = old.read(entry)
-            if "/models/" in entry.filename and entry.filename.endswith(".json"):
-                content = json.dumps(_without_traces(json.loads(content))).encode()
-            # The date is a constant: the same policy makes the same file.
-            info = zipfile.ZipInfo(entry.filename)
-            new.writestr(info, content, zipfile.ZIP_DEFLATED, 9)
-
-
-def _without_traces(value: Any) -> Any:
-    """A program's JSON without the places in the source."""
-    if isinstance(value, dict):
-        return {k: _without_traces(v) for k, v in value.items() if k != "stack_trace"}
-    return [_without_traces(x) for x in value] if isinstance(value, list) else value
+        print(f"{target}: {what}, {target.stat().st_size / 1024:.0f} KiB")
 
 
 # Drawing

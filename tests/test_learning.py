@@ -5,14 +5,12 @@ import pathlib
 import re
 import zipfile
 
-import numpy as np
 import pytest
 import readme_tables
 from test_examples import EXAMPLES, load
 
 import diffenvs  # noqa: F401  (registers the environments)
-from diffenvs import command_line
-from diffenvs.policy import load_policy, save_policy
+from diffenvs.policy import save_policy
 from diffenvs.training.curve import HEADER
 
 torch = pytest.importorskip("torch")
@@ -170,8 +168,8 @@ def test_band_is_mean_and_range_of_seeds(tool):
     assert not tool.band(runs, "return")[0].size
 
 
-def test_policies_are_copied_smaller(tool, make_run, tmp_path):
-    """The best seed's, not PPO's; without folders of a machine, and acting as before."""
+def test_policies_are_copied(tool, make_run, tmp_path):
+    """The best seed's, not PPO's; without folders of a machine."""
     worse, better = make_run(seed=0, gain=-5.0), make_run(seed=1, gain=0.0)
     make_run("ppo", gain=0.1)
     folder = tmp_path / "policies"
@@ -180,16 +178,13 @@ def test_policies_are_copied_smaller(tool, make_run, tmp_path):
     assert scores[0] < scores[1]
     copy = folder / f"{PENDULUM}.pt2"
     assert [path.name for path in folder.iterdir()] == [copy.name]
-    assert copy.stat().st_size < better.joinpath("policy.pt2").stat().st_size
+    assert copy.read_bytes() == better.joinpath("policy.pt2").read_bytes()
     with zipfile.ZipFile(copy) as archive:
-        assert all(b"stack_trace" not in archive.read(entry) for entry in archive.namelist())
-    task = command_line.make_task(command_line.find_spec(PENDULUM), {})
-    obs = np.random.default_rng(1).normal(size=(7, 4))
-    acts = [load_policy(path, task)(obs) for path in (copy, better / "policy.pt2")]
-    assert np.array_equal(*acts)
-    again = copy.read_bytes()
-    run_tool(tool, tmp_path, policies=folder)
-    assert copy.read_bytes() == again
+        for entry in map(archive.read, archive.namelist()):
+            assert (
+                b"stack_trace" not in entry
+                and str(pathlib.Path(__file__).parent).encode() not in entry
+            )
     assert worse.exists()
 
 
