@@ -100,9 +100,10 @@ TASKS: dict[str, dict[str, Any]] = {
     "DiffCartPoleSwingUp-v0": {
         "num_envs": 64,
         "horizon": 32,
-        "iterations": 300,
+        "iterations": 500,
         "eval_every": 25,
-        "actor_lr": 5e-3,
+        "actor_lr": 2e-3,
+        "noise": 0.3,
     },
     "DiffInvertedPendulum-v0": {
         "num_envs": 64,
@@ -128,7 +129,7 @@ TASKS: dict[str, dict[str, Any]] = {
         "noise": 0.2,
         "clip_worlds": 10.0,
     },
-    "DiffHopper-v0": {"iterations": 2000},
+    "DiffHopper-v0": {"iterations": 2000, "gamma": 0.995},
     "DiffWalker2d-v0": {"num_envs": 1024, "iterations": 2000, "actor_lr": 5e-4},
     "DiffAnt-v0": {
         "horizon": 8,
