@@ -118,7 +118,14 @@ TASKS: dict[str, dict[str, Any]] = {
         "iterations": 1000,
         "actor_lr": 2e-3,
     },
-    "DiffReacher-v0": {"num_envs": 256, "horizon": 25, "iterations": 400, "actor_lr": 2e-3},
+    "DiffReacher-v0": {
+        "num_envs": 128,
+        "horizon": 50,
+        "iterations": 400,
+        "eval_every": 50,
+        "actor_lr": 2e-3,
+        "noise": 0.1,
+    },
     "DiffSwimmer-v0": {
         "num_envs": 128,
         "horizon": 100,
