@@ -115,7 +115,7 @@ def test_settings_of_tasks(shac):
 
 def test_score_vs_plain_sum(shac, walk):
     """Rewards and the values behind them, discounted from the beginning of each episode."""
-    _, _, critic, window, cfg = walk
+    _, _, _, window, cfg = walk
     fallen, done = first_order.timetable()
     assert torch.equal(window.done, done) and (window.next_value[fallen] == 0.0).all()
     for bootstrap in (1.0, 0.3):

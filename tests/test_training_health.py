@@ -181,9 +181,9 @@ def test_sound_numbers():
     """NaN, infinity and large numbers are those of a world that has diverged."""
     x = torch.zeros(2, 5, 3)
     x[0, 1, 2], x[1, 2, 0], x[1, 3, 1], x[0, 4, 0] = torch.nan, -torch.inf, -1e6, 9e5
-    assert training.sound(x).tolist() == [[True, False, True, True, True]] + [
-        [True, True, False, False, True]
-    ]
+    bad = torch.zeros(2, 5, dtype=torch.bool)
+    bad[0, 1] = bad[1, 2] = bad[1, 3] = True
+    assert torch.equal(training.sound(x), ~bad)
 
 
 def test_first_episodes_are_spread(make):
