@@ -128,7 +128,7 @@ def test_score_vs_plain_sum(shac, walk):
 
 def test_values_are_those_of_what_the_steps_led_to(walk):
     """Of final_obs, in the units of the targets; zero behind a fall."""
-    envs, policy, critic, window, cfg = walk
+    envs, policy, critic, window, _ = walk
     fallen, _ = first_order.timetable()
     final = torch.stack(envs.finals)
     expected = (
