@@ -6,7 +6,7 @@ the first-order scripts; batches are as large as a GPU likes them.
 
     python examples/ppo.py --env DiffAnt-v0                   on a GPU
     torchrun --nproc-per-node=2 examples/ppo.py --env DiffAnt-v0
-    python examples/ppo.py --env DiffHopper-v0 --num-envs 64 --horizon 64 --iterations 400
+    python examples/ppo.py --env DiffHopper-v0 --device cpu --iterations 400
                                                               hops in two minutes on a CPU
     python examples/ppo.py --help                             what can be set
 
@@ -24,11 +24,11 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import gymnasium as gym
 import torch
-import tyro
 from torch import Tensor, nn
 
 import diffenvs  # noqa: F401  (registers the environments)
@@ -45,7 +45,7 @@ class Config(Settings):
 
     num_envs: int = 4096
     """Worlds of this process that are stepped together. IsaacGymEnvs' Ant and Humanoid have 4096,
-    MuJoCo Playground 2048; on a CPU take 64."""
+    MuJoCo Playground 2048."""
     horizon: int = 16
     """Steps of all worlds between updates. IsaacGymEnvs: Ant 16, Humanoid 32; Isaac Lab: 32;
     MuJoCo Playground: 30."""
@@ -87,6 +87,9 @@ class Config(Settings):
     hidden: tuple[int, ...] = (128, 128)
     """Widths of the hidden layers of policy and value: those of the first-order scripts."""
 
+    out: Path = Path("runs/ppo")
+    """Folder of the results; a folder ENV/seedN of the run is made inside."""
+
 
 # What a task wants otherwise than `Config` has it; the command line goes before both.
 TASKS: dict[str, dict[str, Any]] = {
@@ -122,6 +125,9 @@ TASKS: dict[str, dict[str, Any]] = {
     "DiffHumanoid-v0": {"horizon": 32, "iterations": 2500, "hidden": (256, 256)},
     "DiffHumanoidStandup-v0": {"horizon": 32, "iterations": 1500, "hidden": (256, 256)},
 }
+
+# What a run on a CPU wants otherwise: there a step takes as long as all worlds together.
+ON_CPU: dict[str, Any] = {"num_envs": 64, "horizon": 64}
 
 
 class Policy(nn.Module):
@@ -161,7 +167,7 @@ class Value(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """The value of normalised observations, in units of rewards."""
-        return (self.net(x) * self.scale.var.sqrt() + self.scale.mean)[..., 0]
+        return self.scale.inverse(self.net(x))[..., 0]
 
 
 @torch.no_grad()
@@ -260,7 +266,7 @@ class Update:
     ) -> Tensor:
         """Differentiate the losses. `mean` and `log_std` are those of the policy that acted."""
         cfg = self.cfg
-        self.optimizer.zero_grad()
+        self.optimizer.zero_grad(set_to_none=False)  # captured graphs read them where they are
         new_mean, new_log_std = self.policy.net(x), self.policy.log_std
         # The squashing is the same for both, and cancels.
         ratio = (log_density(raw, new_mean, new_log_std) - log_density(raw, mean, log_std)).exp()
@@ -368,5 +374,4 @@ def main(cfg: Config) -> None:
 
 
 if __name__ == "__main__":
-    env = tyro.cli(Config).env
-    main(tyro.cli(Config, default=Config(env=env, **TASKS.get(env, {}))))
+    main(training.parse(Config, TASKS, ON_CPU))

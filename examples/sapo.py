@@ -100,6 +100,16 @@ class Config(Settings):
 # What a task wants otherwise than `Config` has it; the command line goes before both.
 TASKS: dict[str, dict[str, Any]] = {
     "DiffPusher-v0": {"iterations": 1500, "clip_worlds": 30.0, "actor_lr": 2e-3},
+    "DiffSwimmer-v0": {
+        # Strokes pay off late, and little: the entropy has to be worth less than they are.
+        "num_envs": 128,
+        "horizon": 32,
+        "iterations": 1000,
+        "gamma": 0.999,
+        "entropy_weight": 0.003,
+        "target_entropy": -1.0,
+        "clip_worlds": 10.0,
+    },
     "DiffHopper-v0": {"iterations": 1500},
     "DiffWalker2d-v0": {"iterations": 1500},
     "DiffHalfCheetah-v0": {
@@ -224,33 +234,33 @@ class Critics:
 
         Gradients pass through to the observations, and not into the networks.
         """
-        spread, mean = self.scale.var.sqrt(), self.scale.mean
         fixed = ({name: p.detach() for name, p in net.named_parameters()} for net in self.nets)
         first, second = (
-            (functional_call(net, parameters, x) * spread + mean)[..., 0]
+            self.scale.inverse(functional_call(net, parameters, x))[..., 0]
             for net, parameters in zip(self.nets, fixed, strict=True)
         )
         return first, second
 
-    def fit(self, x: Tensor, target: Tensor, lr: float, processes: Any) -> Tensor:
-        """Regress on targets; return the mean loss of the last pass, in squared spreads."""
+    def fit(self, x: Tensor, target: Tensor, weight: Tensor, lr: float, processes: Any) -> Tensor:
+        """Regress on targets; return their mean loss in the last pass, in squared spreads."""
         self.lr.fill_(lr)
         for group in self.optimizer.param_groups:
             group["lr"] = self.lr  # a resumed optimiser has its own
-        self.scale.update(target[:, None], processes)
-        target, loss = self.scale(target[:, None])[:, 0], torch.zeros((), device=x.device)
+        target = torch.where(weight[:, None] > 0.0, target[:, None], self.scale.mean)
+        self.scale.update(target, processes)
+        target, loss = self.scale(target)[:, 0], torch.zeros((), device=x.device)
         for _ in range(self.cfg.critic_epochs):
             loss = torch.zeros_like(loss)
             for index in torch.randperm(len(x), device=x.device).chunk(self.cfg.critic_batches):
-                loss += self.gradient(x[index], target[index])
+                loss += self.gradient(x[index], target[index], weight[index])
                 processes.mean_(p.grad for p in self.nets.parameters() if p.grad is not None)
                 self.apply()
-        return loss / self.cfg.critic_batches
+        return loss / (len(self.nets) * self.cfg.critic_batches)
 
-    def _gradient(self, x: Tensor, target: Tensor) -> Tensor:
+    def _gradient(self, x: Tensor, target: Tensor, weight: Tensor) -> Tensor:
         """Differentiate the loss of a minibatch."""
         self.optimizer.zero_grad(set_to_none=False)
-        losses = [(net(x)[:, 0] - target).square().mean() for net in self.nets]
+        losses = [(weight * (net(x)[:, 0] - target).square()).mean() for net in self.nets]
         loss = torch.stack(losses).sum()
         loss.backward()
         return loss.detach()
@@ -258,6 +268,9 @@ class Critics:
     def _apply(self) -> Tensor:
         """Take a step of the optimiser; return the gradient's norm."""
         norm = nn.utils.clip_grad_norm_(self.nets.parameters(), 1.0)
+        for parameter in self.nets.parameters():
+            if parameter.grad is not None:
+                parameter.grad.masked_fill_(~norm.isfinite(), 0.0)
         self.optimizer.step()
         return norm
 
@@ -267,7 +280,7 @@ class Window:
     """What a window of steps saw, each (horizon, num_envs, ...).
 
     Attributes:
-        obs: Observations that the policy acted on; zero in worlds that diverged.
+        obs: Observations that the policy acted on; their mean in worlds that diverged.
         noise: Its noise.
         reward: Rewards and what the entropy is paid, with their gradient; zero in worlds that
             diverged.
@@ -277,7 +290,7 @@ class Window:
             termination.
         next_lower: The lower of the two values.
         done: Whether an episode ended, by termination or time limit.
-        diverged: Worlds whose numbers were not finite.
+        diverged: Worlds whose numbers were not finite, or too large; nothing is learned of them.
     """
 
     obs: Tensor
@@ -305,7 +318,7 @@ def rollout(
     seen: dict[str, list[Tensor]] = {}
     for t in range(cfg.horizon):
         good = sound(obs)
-        here = torch.where(good[:, None], obs, 0.0)
+        here = torch.where(good[:, None], obs, policy.normalize.mean)
         action, entropy = policy.sample(here, noise[t])
         health.watch_action(action)
         obs, reward, terminated, truncated, info = envs.grad_step(action)
@@ -325,8 +338,11 @@ def rollout(
             seen.setdefault(name, []).append(x)
     stack = {name: torch.stack(tensors) for name, tensors in seen.items()}
     next_obs = stack["next_obs"]
-    good = stack["good"] & sound(next_obs.detach()) & stack["reward"].isfinite()
-    first, second = critics(policy.normalize(torch.where(good[..., None], next_obs, 0.0)))
+    good = stack["good"] & sound(next_obs.detach())
+    good = good & sound(stack["reward"].detach()[..., None])
+    first, second = critics(
+        policy.normalize(torch.where(good[..., None], next_obs, policy.normalize.mean))
+    )
     over = stack["terminated"] | ~good
     bonus = weight * (stack["entropy"] - cfg.target_entropy)
     window = Window(
@@ -334,7 +350,7 @@ def rollout(
         noise,
         torch.where(good, stack["reward"] + bonus, 0.0),
         torch.where(good, stack["reward"], 0.0).detach(),
-        stack["entropy"],
+        torch.where(good, stack["entropy"], cfg.target_entropy),
         torch.where(over, 0.0, (first + second) / 2.0),
         torch.where(over, 0.0, torch.minimum(first, second)).detach(),
         stack["done"] | ~good,
@@ -370,6 +386,11 @@ def critic_targets(window: Window, gamma: float, lam: float) -> Tensor:
 def main(cfg: Config) -> None:
     """Train, evaluate, and write the results."""
     torch.set_num_threads(1)  # the networks are small
+    if cfg.num_envs * cfg.horizon % cfg.critic_batches:
+        raise SystemExit(
+            f"sapo: {cfg.num_envs} worlds times a horizon of {cfg.horizon} do not make "
+            f"{cfg.critic_batches} batches of the same size; change one of the three"
+        )
     processes = training.start_processes(cfg)
     device = processes.device
     options: dict[str, Any] = {"arrays": "torch", "device": str(device), "window": cfg.horizon}
@@ -425,7 +446,13 @@ def main(cfg: Config) -> None:
         batch = window.obs.flatten(0, 1)
         target = critic_targets(window, cfg.gamma, cfg.lam).flatten()
         policy.normalize.update(batch, processes)
-        value_loss = critics.fit(policy.normalize(batch), target, left * cfg.critic_lr, processes)
+        value_loss = critics.fit(
+            policy.normalize(batch),
+            target,
+            (~window.diverged).float().flatten(),
+            left * cfg.critic_lr,
+            processes,
+        )
         with torch.no_grad():
             rate = max(1.0 - cfg.average, 1.0 / (1.0 + iteration))
             for slow, fast in zip(average.parameters(), policy.parameters(), strict=True):
@@ -440,7 +467,8 @@ def main(cfg: Config) -> None:
             figures
             | {f"gradient/{name}": x for name, x in health.take().items()}
             | {
-                "gradient/norm": norm,
+                "gradient/norm": norm.nan_to_num(0.0, 0.0),
+                "gradient/left_out": (~norm.isfinite()).float(),
                 "train/reward": window.paid.mean(),
                 "train/value": window.next_value.mean(),
                 "train/value_loss": value_loss,

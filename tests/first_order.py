@@ -74,7 +74,7 @@ class Worlds:
         return self.observe(), reward, fallen, cut, {"final_obs": self.finals[-1]}
 
 
-def plain_score(reward, next_value, done, gamma, bootstrap=1.0):
+def plain_score(reward, next_value, done, gamma):
     """The score of a window, as a sum over episodes and steps in float64."""
     reward, next_value = (x.detach().double().tolist() for x in (reward, next_value))
     steps, worlds, total = len(reward), len(reward[0]), 0.0
@@ -83,7 +83,7 @@ def plain_score(reward, next_value, done, gamma, bootstrap=1.0):
         for t in range(steps):
             total += gamma ** (t - begin) * reward[t][world]
             if done[t][world] or t == steps - 1:
-                total += bootstrap * gamma ** (t + 1 - begin) * next_value[t][world]
+                total += gamma ** (t + 1 - begin) * next_value[t][world]
                 begin = t + 1
     return total / (steps * worlds)
 

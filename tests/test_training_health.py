@@ -145,7 +145,7 @@ def test_diverged_world_harms_no_other(shac, learner, speed):
         torch.manual_seed(1)
         window, obs = shac.rollout(envs, obs, policy, critic, health, cfg)
         some = {f.name: getattr(window, f.name)[:, worlds] for f in dataclasses.fields(window)}
-        loss = -shac.score(shac.Window(**some), cfg.gamma, cfg.bootstrap)
+        loss = -shac.score(shac.Window(**some), cfg.gamma)
         found = torch.autograd.grad(loss, parameters)
         return found, window, health.take(), obs
 

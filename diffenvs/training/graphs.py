@@ -23,7 +23,8 @@ def captured(function: Callable[..., Tensor], device: torch.device) -> Callable[
         device: Where the tensors are.
 
     Returns:
-        The function; on a GPU the next call overwrites what it returned.
+        The function; on a GPU the next call overwrites what it returned, and it raises a ValueError
+        for other shapes.
     """
     if device.type != "cuda":
         return function
@@ -43,9 +44,12 @@ def captured(function: Callable[..., Tensor], device: torch.device) -> Callable[
             return result
         if calls == EAGER + 1:
             inputs = [x.clone() for x in given]
-            with torch.cuda.graph(graph):
+            # other threads, such as NCCL's watchdog, may call CUDA meanwhile
+            with torch.cuda.graph(graph, capture_error_mode="thread_local"):
                 output = function(*inputs)
         for mine, x in zip(inputs, given, strict=True):
+            if mine.shape != x.shape:
+                raise ValueError(f"captured for shapes {list(mine.shape)}, given {list(x.shape)}")
             mine.copy_(x)
         graph.replay()
         return output

@@ -49,7 +49,14 @@ class Normalize(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Normalise."""
-        return (x - self.mean) / (self.var.sqrt() + 1e-3)
+        return (x - self.mean) / self._unit()
+
+    def inverse(self, x: Tensor) -> Tensor:
+        """Undo it."""
+        return x * self._unit() + self.mean
+
+    def _unit(self) -> Tensor:
+        return self.var.sqrt() + 1e-3
 
 
 def mlp(*sizes: int) -> nn.Sequential:

@@ -17,7 +17,7 @@ from tqdm import tqdm
 from diffenvs.training import checkpoint, curve
 from diffenvs.training.processes import Processes, seed_all
 from diffenvs.training.records import Records
-from diffenvs.training.settings import Settings
+from diffenvs.training.settings import Settings, refuse
 
 LOG_EVERY = 10  # iterations between writes to TensorBoard
 SEEDS = 1_000_000  # first seeds of the runs' worlds are so far apart
@@ -212,6 +212,7 @@ class Run:
             "random": checkpoint.random_state(self.processes.device),
             "envs": self.envs.get_state(),
             "obs": checkpoint.to_cpu(self.obs),
+            "device": self.processes.device.type,
         }
         parts = self.processes.gather(part)
         if self.records is not None:
@@ -230,6 +231,11 @@ class Run:
             raise ValueError(
                 f"the checkpoint has the learner {list(part['learner'])}, the script "
                 f"{list(self.learner)}"
+            )
+        if part["device"] != self.processes.device.type:  # an optimiser keeps the one it is for
+            refuse(
+                f"--resume cannot go on with {self.folder / checkpoint.NAME}: device is "
+                f"{self.processes.device.type}, and was {part['device']} when it was written"
             )
         for name, state in part["learner"].items():
             self.learner[name].load_state_dict(state)
