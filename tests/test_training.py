@@ -133,6 +133,14 @@ for number, (name, *given) in enumerate([
 """
 
 
+@pytest.fixture(autouse=True)
+def interrupts():
+    """Ctrl-C is heard, also where the tests were started in the background."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 @pytest.fixture(scope="module")
 def script(tmp_path_factory):
     """The miniature, as a file."""
