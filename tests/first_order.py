@@ -124,7 +124,7 @@ def kill_and_resume(name, folder, *arguments):
         The folders of the two runs.
     """
     chance = random.Random()
-    iterations = 40
+    iterations = 24
     settings = ("--env", ENV, "--iterations", iterations, "--checkpoint-seconds", 0)
     settings = (*map(str, settings), "--device", "cpu", *arguments)
     run(name, *settings, "--out", folder / "whole")
