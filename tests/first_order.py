@@ -1,4 +1,4 @@
-"""What the tests of shac.py and sapo.py share: worlds with a timetable, plain sums, kills."""
+"""What the tests of training share: other processes, worlds with a timetable, plain sums, kills."""
 
 import importlib.util
 import itertools
@@ -36,6 +36,34 @@ def run(name, *arguments):
     script = str(EXAMPLES / f"{name}.py")
     with mock.patch.object(sys, "argv", [script, *map(str, arguments)]):
         runpy.run_path(script, run_name="__main__")
+
+
+def environment(**more):
+    """Variables with which another process finds this tree."""
+    path = os.pathsep.join([str(EXAMPLES.parent), os.environ.get("PYTHONPATH", "")])
+    return os.environ | {"PYTHONPATH": path, "OMP_NUM_THREADS": "1"} | more
+
+
+def torchrun(folder, *command, **variables):
+    """Run a script in two processes; return what it printed.
+
+    Args:
+        folder: Where it runs.
+        command: Script and arguments.
+        variables: More variables of its environment.
+    """
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    done = subprocess.run(
+        [*launcher, *map(str, command)],
+        env=environment(**variables),
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=300,  # two that wait for each other wait for an hour
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
 
 
 class Worlds:
@@ -129,10 +157,9 @@ def kill_and_resume(name, folder, *arguments):
     settings = (*map(str, settings), "--device", "cpu", *arguments)
     run(name, *settings, "--out", folder / "whole")
     command = [sys.executable, EXAMPLES / f"{name}.py", *settings, "--out", folder / "killed"]
-    path = os.pathsep.join([str(EXAMPLES.parent), os.environ.get("PYTHONPATH", "")])
     process = subprocess.Popen(
         command,
-        env=os.environ | {"PYTHONPATH": path},
+        env=environment(),
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
     )

@@ -2,34 +2,27 @@
 
 import copy
 import dataclasses
-import importlib.util
-import os
-import pathlib
-import subprocess
 import sys
 
+import first_order
 import gymnasium as gym
 import numpy as np
 import pytest
 import torch
+from first_order import ENV
 
 from diffenvs import TASKS, command_line, training
 from diffenvs.policy import load_policy
 from diffenvs.training.processes import Processes
 
-SCRIPT = pathlib.Path(__file__).parent.parent / "examples" / "ppo.py"
-ENV = "DiffInvertedPendulum-v0"
+SCRIPT = first_order.EXAMPLES / "ppo.py"
 ALONE = Processes(0, 1, torch.device("cpu"))
 
 
 @pytest.fixture(scope="module")
 def ppo():
     """The script as a module."""
-    spec = importlib.util.spec_from_file_location("ppo", SCRIPT)
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["ppo"] = module  # where its dataclass looks for the names of types
-    spec.loader.exec_module(module)
-    yield module
+    yield first_order.load("ppo")
     del sys.modules["ppo"]
 
 
@@ -94,18 +87,9 @@ class Walk:
 def test_processes_of_torchrun_train_one_policy(tmp_path):
     """Two iterations of two processes, with worlds of their own, leave one policy and its curve."""
     small = "--num-envs 4 --iterations 2 --horizon 8 --eval-envs 2 --gymnasium-episodes 0"
-    script = [SCRIPT, "--env", ENV, *small.split(), "--no-video", "--device", "cpu"]
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
-    done = subprocess.run(
-        [*launcher, *script, "--out", tmp_path],
-        capture_output=True,
-        text=True,
-        cwd=tmp_path,
-        check=False,
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
-    )
-    assert done.returncode == 0, done.stderr
-    assert "before training" in done.stdout
+    options = ["--env", ENV, *small.split(), "--no-video", "--device", "cpu", "--out", tmp_path]
+    out = first_order.torchrun(tmp_path, SCRIPT, *options)
+    assert "before training" in out
     (folder,) = (tmp_path / ENV).iterdir()
     for name in ("curve.csv", "curve.json", "curve.png", "policy.pt2"):
         assert (folder / name).stat().st_size > 100

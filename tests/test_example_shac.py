@@ -3,8 +3,6 @@
 import csv
 import dataclasses
 import json
-import os
-import subprocess
 import sys
 
 import gymnasium as gym
@@ -183,17 +181,7 @@ def test_critic_is_fitted_in_its_units(shac):
 @pytest.mark.slow
 def test_two_processes_are_one_with_all_worlds(tmp_path):
     """Their mean gradients are those of one process; their networks are equal bit for bit."""
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
-    path = os.pathsep.join([str(first_order.EXAMPLES.parent), os.environ.get("PYTHONPATH", "")])
-    done = subprocess.run(
-        [*launcher, shac_processes.__file__, str(tmp_path)],
-        capture_output=True,
-        text=True,
-        cwd=tmp_path,
-        check=False,
-        env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": path},
-    )
-    assert done.returncode == 0, done.stderr
+    first_order.torchrun(tmp_path, shac_processes.__file__, tmp_path)
     first, second = (torch.load(tmp_path / f"gradients{rank}.pt") for rank in (0, 1))
     first_order.assert_equal(first, second)
     one = shac_processes.train(tmp_path / "one", 0, 1)

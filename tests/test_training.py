@@ -20,13 +20,12 @@ torch = pytest.importorskip("torch")
 for name in ("matplotlib", "tensorboard", "tqdm"):
     pytest.importorskip(name)
 
-import diffenvs  # noqa: E402
+from first_order import ENV, assert_equal, environment, torchrun  # noqa: E402
+
 from diffenvs import command_line, training  # noqa: E402
 from diffenvs.policy import load_policy  # noqa: E402
 from diffenvs.training import checkpoint, evaluation  # noqa: E402
 from diffenvs.training.scores import Game, GymnasiumScores  # noqa: E402
-
-ENV = "DiffInvertedPendulum-v0"
 
 SCRIPT = """
 import os, signal, sys
@@ -119,16 +118,14 @@ def stop(iteration, processes):
 
 
 sizes = {"iterations": 8, "eval_every": 4}
-for number, (name, *given) in enumerate([
+for name, *given in [
     ("whole", miniature.Config(**sizes)),
     ("parted", miniature.Config(**sizes), stop),
     ("parted", miniature.Config(**sizes, resume=True)),
-]):
+]:
     folder = Path(__file__).parent / name
     folder.mkdir(exist_ok=True)
     os.chdir(folder)
-    # to torch each is a new attempt, whose processes find each other anew
-    os.environ["TORCHELASTIC_RESTART_COUNT"] = str(number)
     miniature.main(*given)
 """
 
@@ -171,23 +168,10 @@ def at(*moments):
     return interrupt
 
 
-def environment(**more):
-    """Variables with which another process finds this tree."""
-    path = str(Path(diffenvs.__file__).parents[1])
-    return os.environ | {"PYTHONPATH": path, "OMP_NUM_THREADS": "1"} | more
-
-
 def end(folder, rank=0):
     """What a process of the miniature ended with."""
     found = torch.load(folder / f"end{rank}.pt")
     return found["weights"] | {"obs": found["obs"]}
-
-
-def assert_equal(a, b):
-    """Two ends are the same, bit for bit."""
-    assert a.keys() == b.keys()
-    for name in a:
-        assert torch.equal(a[name], b[name]), name
 
 
 # Checkpoints
@@ -497,17 +481,8 @@ def test_two_processes_stop_together_and_go_on(script, tmp_path):
     """Ctrl-C in one of two processes ends both; resumed, both end as if it had not happened."""
     runs = tmp_path / "runs.py"
     runs.write_text(RUNS)
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
-    done = subprocess.run(
-        [*launcher, str(runs)],
-        env=environment(MINIATURE=str(script.parent)),
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    first, second, third = done.stdout.split("Compiling the physics")[1:]  # it is said once
+    out = torchrun(tmp_path, runs, MINIATURE=str(script.parent))
+    first, second, third = out.split("Compiling the physics")[1:]  # it is said once
     assert "8 iterations, 96 steps" in first
     assert "3 iterations, 36 steps" in second
     assert "8 iterations, 96 steps" in third

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import os
 import random
 from collections.abc import Iterable
@@ -66,11 +67,6 @@ class Processes:
         dist.gather_object(part, parts)
         return parts or []
 
-    def close(self) -> None:
-        """Take leave of the others."""
-        if self.count > 1:
-            dist.destroy_process_group()
-
 
 def start_processes(cfg: Settings) -> Processes:
     """Check the settings, join the other processes of torchrun, and seed all random numbers.
@@ -88,10 +84,12 @@ def start_processes(cfg: Settings) -> Processes:
         settings.refuse(f"out: the folder of the run cannot be made: {error}")
     if device.type == "cuda":
         torch.cuda.set_device(device)
-    if count > 1:
+    if count > 1 and not dist.is_initialized():
         # gloo as well, for what is said from CPU to CPU; rank 0 may evaluate for long
         backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
         dist.init_process_group(backend, timeout=timedelta(hours=1))
+        # Once for all runs of a process: gloo would find the addresses of the group before.
+        atexit.register(dist.destroy_process_group)
     seed_all(cfg.seed)
     command_line.quiet()
     if rank == 0:

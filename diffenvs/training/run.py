@@ -124,7 +124,6 @@ class Run:
 
         A Ctrl-C while it waits leaves out the scores that are not there.
         """
-        self.processes.close()
         if self.records is not None:
             print(f"{self.iteration} iterations, {self.steps:,} steps, {self.seconds:.0f} s.")
             self.records.finish(policy)
