@@ -100,16 +100,6 @@ class Config(Settings):
 # What a task wants otherwise than `Config` has it; the command line goes before both.
 TASKS: dict[str, dict[str, Any]] = {
     "DiffPusher-v0": {"iterations": 1500, "clip_worlds": 30.0, "actor_lr": 2e-3},
-    "DiffSwimmer-v0": {
-        # Strokes pay off late, and little: the entropy has to be worth less than they are.
-        "num_envs": 128,
-        "horizon": 32,
-        "iterations": 1000,
-        "gamma": 0.999,
-        "entropy_weight": 0.003,
-        "target_entropy": -1.0,
-        "clip_worlds": 10.0,
-    },
     "DiffHopper-v0": {"iterations": 1500},
     "DiffWalker2d-v0": {"iterations": 1500},
     "DiffHalfCheetah-v0": {

@@ -22,6 +22,8 @@ the policy is worth in Gymnasium's own environment says `python -m diffenvs.eval
 from __future__ import annotations
 
 import copy
+import functools
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,6 +31,7 @@ from typing import Any
 import gymnasium as gym
 import torch
 from torch import Tensor, nn
+from torch.func import functional_call, stack_module_state, vmap
 
 import diffenvs  # noqa: F401  (registers the environments)
 from diffenvs import training
@@ -36,6 +39,8 @@ from diffenvs.training import GradientHealth, Normalize, Settings, mlp, sound
 
 HEALTH_EVERY = 10
 """Iterations between looks at worlds that diverged, and at the cosine of half batches."""
+MEAN_RATE = 0.05
+"""How far the mean of the rewards follows those of an iteration."""
 
 
 @dataclass
@@ -56,6 +61,8 @@ class Config(Settings):
     have followed. Short ones show beginnings more often."""
     reward: str | None = None
     """Reward to train on, "v5" or "smooth", of tasks that have both; evaluations pay that of v5."""
+    integrator: str | None = None
+    """Integrator of the worlds; None: that of the task. "rk4" is Gymnasium's, and slower."""
     gamma: float = 0.99
     """Discount per step. Xu et al."""
     lam: float = 0.95
@@ -68,6 +75,8 @@ class Config(Settings):
     """The learning rates' lowest part, reached at the end."""
     betas: tuple[float, float] = (0.7, 0.95)
     """Of Adam: short memories, for gradients change with the contacts. Xu et al."""
+    critic_first: int = 0
+    """Iterations at the start in which only the critic learns."""
     critic_epochs: int = 8
     """Passes over a window when the critic is fitted. Xu et al.: 16."""
     critic_batches: int = 4
@@ -75,11 +84,24 @@ class Config(Settings):
     target_rate: float = 0.5
     """How far the slow critic, which the policy sees, follows the other in an iteration. Xu et al.:
     0.005 to 0.8 by task; Heiden 2026: 0.2, humanoids 0.9."""
+    center: bool = False
+    """Count rewards from their mean (Naik et al. 2024, arXiv:2405.09999). Then the critic need not
+    find small differences in large values. Found here: a swimmer needs it."""
+    tries: int = 0
+    """Random policies, of which training begins with the one that earns most (Mania et al. 2018,
+    arXiv:1803.07055). For tasks in which a policy that does next to nothing has nothing to climb;
+    observations are scaled then once and for all."""
+    try_steps: int = 500
+    """Steps in which they earn."""
+    start: float = 0.1
+    """Scale of the policy's last weights at the start. Near zero tanh is not saturated."""
     noise: float = 0.4
     """Standard deviation of the exploration at the start, before the squashing; it is learned. Xu
     et al.: 0.37."""
     hidden: tuple[int, ...] = (128, 128)
     """Widths of the hidden layers of policy and critic. Xu et al.: 128-64-32 to 256-128."""
+    policy_hidden: tuple[int, ...] | None = None
+    """Those of the policy; None: the same. Without any it is linear."""
     average: float = 0.98
     """Memory, per iteration, of the average policy, which is evaluated and saved: single steps of
     the policy are noisy. Found here."""
@@ -124,6 +146,22 @@ TASKS: dict[str, dict[str, Any]] = {
         "actor_lr": 2e-3,
         "noise": 0.1,
     },
+    "DiffSwimmer-v0": {
+        # At rest no stroke pays: it begins with the best of random linear policies.
+        "num_envs": 64,
+        "horizon": 32,
+        "iterations": 400,
+        "eval_every": 25,
+        "integrator": "rk4",
+        "gamma": 0.998,
+        "lam": 0.98,
+        "actor_lr": 2e-2,
+        "critic_first": 30,
+        "center": True,
+        "tries": 512,
+        "start": 4.0,
+        "policy_hidden": (),
+    },
     "DiffHopper-v0": {"iterations": 2000, "gamma": 0.995},
     "DiffWalker2d-v0": {"num_envs": 1024, "iterations": 2000, "actor_lr": 5e-4},
     "DiffAnt-v0": {
@@ -156,9 +194,11 @@ class Policy(nn.Module):
         super().__init__()
         self.normalize = Normalize(nobs)
         self.register_buffer("high", high)
-        self.net = mlp(nobs, *cfg.hidden, len(high))
-        for parameter in self.net[-1].parameters():
-            parameter.data.mul_(0.1)  # begins near zero, where tanh is not saturated
+        hidden = cfg.hidden if cfg.policy_hidden is None else cfg.policy_hidden
+        self.net = mlp(nobs, *hidden, len(high))
+        last: Any = self.net[-1]
+        last.weight.data.mul_(cfg.start)
+        last.bias.data.zero_()
         self.log_std = nn.Parameter(torch.full((len(high),), cfg.noise).log())
 
     def forward(self, obs: Tensor, noise: Tensor | None = None) -> Tensor:
@@ -167,6 +207,35 @@ class Policy(nn.Module):
         if noise is not None:
             raw = raw + self.log_std.exp() * noise
         return self.high * torch.tanh(raw)
+
+
+class MeanReward(nn.Module):
+    """Running mean of the rewards; zero if they are not to be counted from it.
+
+    Counted from it, an end is not worth nothing: the mean is missed for ever.
+    """
+
+    value: Tensor
+
+    def __init__(self, cfg: Config) -> None:
+        super().__init__()
+        self.on, self.gamma = cfg.center, cfg.gamma
+        self.register_buffer("value", torch.zeros(()))
+        self.register_buffer("count", torch.zeros(()))
+
+    @property
+    def end(self) -> Tensor:
+        """Value of what follows a termination."""
+        return -self.value / (1.0 - self.gamma) if self.on else self.value
+
+    def update(self, reward: Tensor, processes: Any) -> None:
+        """Follow the rewards of a window."""
+        if not self.on:
+            return
+        mean = reward.mean()
+        processes.mean_([mean])
+        self.count += 1.0
+        self.value += (mean - self.value) * (1.0 / self.count).clamp(min=MEAN_RATE)
 
 
 class Critic:
@@ -241,8 +310,10 @@ class Window:
     Attributes:
         obs: Observations that the policy acted on; their mean in worlds that diverged.
         noise: Its noise.
-        reward: Rewards, with their gradient; zero in worlds that diverged.
-        next_value: Value of what each step led to, with its gradient; zero after a termination.
+        reward: Rewards, counted from their mean, with their gradient; zero in worlds that diverged.
+        paid: The rewards themselves.
+        next_value: Value of what each step led to, with its gradient; that of an end after a
+            termination.
         done: Whether an episode ended, by termination or time limit.
         diverged: Worlds whose numbers were not finite, or too large; nothing is learned of them.
     """
@@ -250,13 +321,51 @@ class Window:
     obs: Tensor
     noise: Tensor
     reward: Tensor
+    paid: Tensor
     next_value: Tensor
     done: Tensor
     diverged: Tensor
 
 
+@torch.no_grad()
+def search(envs: Any, policy: Policy, cfg: Config) -> Tensor:
+    """Give the policy the weights of the best of random policies; return the last observations.
+
+    Every world plays a policy of its own, until its episode ends. In a first round, of which
+    nothing else is kept, the observations show how they spread.
+    """
+    nobs, high = envs.single_observation_space.shape[0], policy.high
+    best, obs = -math.inf, high
+    for number in range(1 + math.ceil(cfg.tries / cfg.num_envs)):
+        nets = [Policy(nobs, high, cfg).net.to(high.device) for _ in range(cfg.num_envs)]
+        weights, _ = stack_module_state(nets)
+        act = vmap(functools.partial(functional_call, nets[0]))
+        obs, _ = envs.reset()
+        total = torch.zeros(cfg.num_envs, device=obs.device)
+        plays = torch.ones_like(total, dtype=torch.bool)
+        for _ in range(cfg.try_steps):
+            x = torch.where(sound(obs)[:, None], obs, policy.normalize.mean)
+            if number == 0:
+                policy.normalize.update(x)
+            action = high * torch.tanh(act(weights, policy.normalize(x)))
+            obs, reward, terminated, truncated, _ = envs.step(action)
+            total += torch.where(plays, reward, 0.0)
+            plays &= ~(terminated | truncated)
+        found = total.nan_to_num(-math.inf, -math.inf).max(dim=0)
+        if number > 0 and found.values > best:
+            best = found.values
+            policy.net.load_state_dict({name: x[found.indices] for name, x in weights.items()})
+    return obs
+
+
 def rollout(
-    envs: Any, obs: Tensor, policy: Policy, critic: Critic, health: GradientHealth, cfg: Config
+    envs: Any,
+    obs: Tensor,
+    policy: Policy,
+    critic: Critic,
+    mean_reward: MeanReward,
+    health: GradientHealth,
+    cfg: Config,
 ) -> tuple[Window, Tensor]:
     """Step a window with noise and record its gradient; return what was seen, and `obs`."""
     noise = torch.randn(cfg.horizon, *envs.action_space.shape, device=obs.device)
@@ -290,8 +399,9 @@ def rollout(
     window = Window(
         stack["obs"],
         noise,
-        torch.where(good, stack["reward"], 0.0),
-        torch.where(stack["terminated"] | ~good, 0.0, next_value),
+        torch.where(good, stack["reward"] - mean_reward.value, 0.0),
+        torch.where(good, stack["reward"], 0.0).detach(),
+        torch.where(good, torch.where(stack["terminated"], mean_reward.end, next_value), 0.0),
         stack["done"] | ~good,
         ~good,
     )
@@ -330,6 +440,8 @@ def main(cfg: Config) -> None:
             f"shac: {cfg.num_envs} worlds times a horizon of {cfg.horizon} do not make "
             f"{cfg.critic_batches} batches of the same size; change one of the three"
         )
+    if cfg.center and cfg.gamma >= 1.0:
+        raise SystemExit(f"shac: center asks for gamma below 1, not {cfg.gamma}")
     processes = training.start_processes(cfg)
     device = processes.device
     options: dict[str, Any] = {"arrays": "torch", "device": str(device), "window": cfg.horizon}
@@ -337,11 +449,14 @@ def main(cfg: Config) -> None:
         options["max_episode_steps"] = cfg.episode
     if cfg.reward is not None:
         options["reward"] = cfg.reward
+    if cfg.integrator is not None:
+        options["integrator"] = cfg.integrator
     envs: Any = gym.make_vec(cfg.env, num_envs=cfg.num_envs, **options)
     nobs = envs.single_observation_space.shape[0]
     policy = Policy(nobs, torch.as_tensor(envs.single_action_space.high), cfg).to(device)
     average = copy.deepcopy(policy)
     critic = Critic(nobs, cfg, device)
+    mean_reward = MeanReward(cfg).to(device)
     parameters = [*policy.net.parameters(), policy.log_std]
     optimizer = torch.optim.Adam(
         parameters, cfg.actor_lr, cfg.betas, fused=device.type == "cuda" or None
@@ -354,16 +469,21 @@ def main(cfg: Config) -> None:
         "critic": critic.net,
         "slow_critic": critic.slow,
         "critic_scale": critic.scale,
+        "mean_reward": mean_reward,
         "optimizer": optimizer,
         "critic_optimizer": critic.optimizer,
     }
     run = training.Run(cfg, processes, envs, learner)
     for iteration in run.iterations(average):
         if iteration == 0:
+            if cfg.tries:
+                run.obs = search(envs, policy, cfg)
+                processes.share_([*policy.parameters(), *policy.buffers()])
+                average.load_state_dict(policy.state_dict())
             training.spread_episodes(envs)
         left = max(cfg.final_lr, 1.0 - iteration / cfg.iterations)
         envs.detach()  # the window begins here, without history
-        window, obs = rollout(envs, run.obs, policy, critic, health, cfg)
+        window, obs = rollout(envs, run.obs, policy, critic, mean_reward, health, cfg)
         loss = -score(window, cfg.gamma)
         optimizer.zero_grad()
         loss.backward()
@@ -378,11 +498,14 @@ def main(cfg: Config) -> None:
             grad.masked_fill_(~norm.isfinite(), 0.0)
         for group in optimizer.param_groups:
             group["lr"] = left * cfg.actor_lr
-        optimizer.step()
+        if iteration >= cfg.critic_first:
+            optimizer.step()
 
         batch = window.obs.flatten(0, 1)
         target = critic_targets(window, cfg.gamma, cfg.lam).flatten()
-        policy.normalize.update(batch, processes)
+        if not cfg.tries:
+            policy.normalize.update(batch, processes)
+        mean_reward.update(window.paid, processes)
         value_loss = critic.fit(
             policy.normalize(batch),
             target,
@@ -406,7 +529,7 @@ def main(cfg: Config) -> None:
             | {
                 "gradient/norm": norm.nan_to_num(0.0, 0.0),
                 "gradient/left_out": (~norm.isfinite()).float(),
-                "train/reward": window.reward.mean(),
+                "train/reward": window.paid.mean(),
                 "train/value": window.next_value.mean(),
                 "train/value_loss": value_loss,
                 "train/noise": policy.log_std.exp().mean(),

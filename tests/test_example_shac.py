@@ -4,6 +4,7 @@ import csv
 import dataclasses
 import json
 import sys
+from types import SimpleNamespace
 
 import gymnasium as gym
 import numpy as np
@@ -22,6 +23,7 @@ from diffenvs.policy import load_policy  # noqa: E402
 
 SMALL = "--num-envs 4 --horizon 4 --eval-every 0 --eval-envs 2 --hidden 16 16 --critic-epochs 2"
 SMALL = SMALL.split()
+ALONE = training.Processes(0, 1, torch.device("cpu"))
 
 
 @pytest.fixture(scope="module")
@@ -44,16 +46,15 @@ def walk(shac):
         torch.nn.init.normal_(parameter, std=0.3)
     envs = Worlds()
     health = training.GradientHealth(1e9)
-    window, _ = shac.rollout(envs, envs.obs, policy, critic, health, cfg)
+    window, _ = shac.rollout(envs, envs.obs, policy, critic, shac.MeanReward(cfg), health, cfg)
     return envs, policy, critic, window, cfg
 
 
 @pytest.mark.slow
 def test_killed_run_ends_as_one_that_was_not(tmp_path, capfd):
     """Killed (SIGKILL) and resumed, all that the run goes on from is the same bit for bit."""
-    whole, killed = first_order.kill_and_resume(
-        "shac", tmp_path, *SMALL, "--gymnasium-episodes", "0", "--no-video"
-    )
+    more = "--gymnasium-episodes 0 --no-video --center --tries 8 --try-steps 5".split()
+    whole, killed = first_order.kill_and_resume("shac", tmp_path, *SMALL, *more)
     a, b = (torch.load(f / "checkpoint.pt", weights_only=False) for f in (whole, killed))
     first_order.assert_equal(a["parts"], b["parts"])
     assert_rows_equal(whole, killed)
@@ -106,9 +107,10 @@ def test_settings_of_tasks(shac):
         cfg = shac.Config(env=env, **settings)  # refuses names that it does not know
         training.settings.check(cfg)
         for field in dataclasses.fields(cfg):
-            if field.name in settings and field.name != "reward":
+            if field.name in settings and field.default is not None:
                 assert type(settings[field.name]) is type(field.default), (env, field.name)
-        options = {} if cfg.reward is None else {"reward": cfg.reward}
+        options = {"reward": cfg.reward, "integrator": cfg.integrator}
+        options = {name: value for name, value in options.items() if value is not None}
         command_line.make_task(gym.spec(env), options)
 
 
@@ -131,6 +133,87 @@ def test_values_are_those_of_what_the_steps_led_to(walk):
         + critic.scale.mean
     )
     torch.testing.assert_close(window.next_value, torch.where(fallen, 0.0, expected))
+
+
+def test_rewards_counted_from_their_mean_change_no_gradient(shac, walk):
+    """What policies are worth is less by the mean for ever, from every beginning on."""
+    _, policy, critic, _, cfg = walk
+    cfg = dataclasses.replace(cfg, center=True)
+    mean_reward, windows, lost = shac.MeanReward(cfg), [], 0.7 / (1.0 - cfg.gamma)
+    for value in (0.0, 0.7):
+        mean_reward.update(torch.full((4, 6), 2.0 * value), ALONE)  # the mean of 0 and twice it
+        torch.manual_seed(5)
+        envs, health = Worlds(), training.GradientHealth(1e9)
+        windows.append(shac.rollout(envs, envs.obs, policy, critic, mean_reward, health, cfg)[0])
+        critic.scale.mean -= lost
+    plain, window = windows
+    assert mean_reward.value == pytest.approx(0.7)
+    torch.testing.assert_close(window.paid, plain.reward.detach())
+    ends = plain.done.clone()
+    ends[-1] = True
+    scores = [shac.score(x, cfg.gamma) for x in (plain, window)]
+    expected = scores[0] - lost * ends.sum() / ends.numel()
+    torch.testing.assert_close(scores[1], expected)
+    parameters = list(policy.net.parameters())
+    first, second = (torch.autograd.grad(x, parameters, retain_graph=True) for x in scores)
+    for a, b in zip(first, second, strict=True):
+        assert a.norm() > 0.0
+        torch.testing.assert_close(a, b)
+    # later windows are followed slowly, and without centering nothing changes
+    for _ in range(30):
+        mean_reward.update(torch.full((4, 6), 1.7), ALONE)
+    before = mean_reward.value.item()
+    mean_reward.update(torch.full((4, 6), 11.7), ALONE)
+    assert 1.5 < before < 1.7
+    assert mean_reward.value.item() == pytest.approx(before + 0.05 * (11.7 - before), rel=1e-5)
+    off = shac.MeanReward(shac.Config())
+    off.update(torch.ones(4, 6), ALONE)
+    assert off.value == 0.0 and off.end == 0.0
+
+
+class Contest:
+    """Worlds that pay what action 0 is worth, but nothing after the first step in world 1."""
+
+    single_observation_space = SimpleNamespace(shape=(3,))
+    num_envs = 4
+
+    def reset(self):
+        self.obs = torch.tensor([0.5, -1.0, 2.0]).repeat(4, 1)
+        return self.obs, {}
+
+    def step(self, action):
+        over = torch.tensor([False, True, False, False])
+        self.obs = self.obs * torch.tensor([1.0, -1.0, 1.0])
+        return self.obs, action[:, 0], over, ~over & False, {}
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_search_finds_the_policy_that_earns_most(shac, seed):
+    """It is the best of all that were tried, at observations in their units; the seed gives it."""
+    cfg = shac.Config(num_envs=4, tries=12, try_steps=6, hidden=(8,), start=2.0)
+    found = []
+    for _ in range(2):
+        torch.manual_seed(seed)
+        policy = shac.Policy(3, torch.ones(2), cfg)
+        obs = shac.search(Contest(), policy, cfg)
+        found.append(policy.state_dict())
+    first_order.assert_equal(*found)
+    assert obs.shape == (4, 3)
+    torch.testing.assert_close(policy.normalize.mean, torch.tensor([0.5, 0.0, 2.0]))
+
+    torch.manual_seed(seed)
+    shac.Policy(3, torch.ones(2), cfg)
+    drawn = [shac.Policy(3, torch.ones(2), cfg) for _ in range(4 + 12)][4:]  # after the first round
+    seen = torch.tensor([[0.5, -1.0, 2.0], [0.5, 1.0, 2.0]]).repeat(3, 1)
+
+    def earns(number, one):
+        one.normalize = policy.normalize
+        paid = one(seen)[:, 0]
+        return paid[0].item() if number % 4 == 1 else paid.sum().item()
+
+    returns = [earns(number, one) for number, one in enumerate(drawn)]
+    best = drawn[int(np.argmax(returns))]
+    first_order.assert_equal(dict(best.net.state_dict()), dict(policy.net.state_dict()))
 
 
 def test_gradient_passes_into_the_episode_that_ended(shac, walk):
@@ -162,18 +245,17 @@ def test_critic_is_fitted_in_its_units(shac):
     """It learns values of any size, and the slow one follows by the rate that was given."""
     torch.manual_seed(0)
     cfg = shac.Config(hidden=(8, 8), critic_epochs=20, critic_batches=2, target_rate=0.5)
-    alone = training.Processes(0, 1, torch.device("cpu"))
-    critic = shac.Critic(3, cfg, alone.device)
+    critic = shac.Critic(3, cfg, ALONE.device)
     x = torch.randn(64, 3)
     target = 150.0 + 20.0 * x[:, 0]
     before = [parameter.clone() for parameter in critic.slow.parameters()]
-    first = critic.fit(x, target, torch.ones(64), 2e-3, alone)
+    first = critic.fit(x, target, torch.ones(64), 2e-3, ALONE)
     for slow, old, fast in zip(
         critic.slow.parameters(), before, critic.net.parameters(), strict=True
     ):
         torch.testing.assert_close(slow, (old + fast) / 2.0)
     for _ in range(10):
-        last = critic.fit(x, target, torch.ones(64), 2e-2, alone)
+        last = critic.fit(x, target, torch.ones(64), 2e-2, ALONE)
     assert last < 0.05 * first and critic.optimizer.param_groups[0]["lr"] == pytest.approx(2e-2)
     torch.testing.assert_close(critic(x), target, rtol=0.0, atol=10.0)
 

@@ -143,7 +143,7 @@ def test_diverged_world_harms_no_other(shac, learner, speed):
         envs.detach()
         health = training.GradientHealth(3.0)
         torch.manual_seed(1)
-        window, obs = shac.rollout(envs, obs, policy, critic, health, cfg)
+        window, obs = shac.rollout(envs, obs, policy, critic, shac.MeanReward(cfg), health, cfg)
         some = {f.name: getattr(window, f.name)[:, worlds] for f in dataclasses.fields(window)}
         loss = -shac.score(shac.Window(**some), cfg.gamma)
         found = torch.autograd.grad(loss, parameters)
