@@ -235,7 +235,7 @@ class MeanReward(nn.Module):
         mean = reward.mean()
         processes.mean_([mean])
         self.count += 1.0
-        self.value += (mean - self.value) * (1.0 / self.count).clamp(min=MEAN_RATE)
+        self.value += (mean - self.value) * self.count.reciprocal().clamp(min=MEAN_RATE)
 
 
 class Critic:
