@@ -92,7 +92,8 @@ class Config(Settings):
     """Limit of the gradient that passes back through a world's action or state, in medians over the
     worlds. Found here: HalfCheetah and Ant learn faster with 100."""
     clip_norm: float = 1.0
-    """Limit of the gradient's norm over all parameters. Xing et al.: 0.5."""
+    """Limit of the gradient's norm over the policy's parameters, and over the critics'. Xing et al.:
+    0.5."""
     out: Path = Path("runs/sapo")
     """Folder of the results; a folder ENV/seedN of the run is made inside."""
 
@@ -257,7 +258,7 @@ class Critics:
 
     def _apply(self) -> Tensor:
         """Take a step of the optimiser; return the gradient's norm."""
-        norm = nn.utils.clip_grad_norm_(self.nets.parameters(), 1.0)
+        norm = nn.utils.clip_grad_norm_(self.nets.parameters(), self.cfg.clip_norm)
         for parameter in self.nets.parameters():
             if parameter.grad is not None:
                 parameter.grad.masked_fill_(~norm.isfinite(), 0.0)

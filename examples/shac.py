@@ -110,7 +110,7 @@ class Config(Settings):
     worlds. Found here: 3 steadies robots that fall; Ant needs 100, for what it learns from are the
     few worlds with a foot on the ground."""
     clip_norm: float = 1.0
-    """Limit of the gradient's norm over all parameters. Xu et al."""
+    """Limit of the gradient's norm over the policy's parameters, and over the critic's. Xu et al."""
     out: Path = Path("runs/shac")
     """Folder of the results; a folder ENV/seedN of the run is made inside."""
 
@@ -216,6 +216,7 @@ class MeanReward(nn.Module):
     """
 
     value: Tensor
+    count: Tensor
 
     def __init__(self, cfg: Config) -> None:
         super().__init__()
@@ -295,7 +296,7 @@ class Critic:
 
     def _apply(self) -> Tensor:
         """Take a step of the optimiser; return the gradient's norm."""
-        norm = nn.utils.clip_grad_norm_(self.net.parameters(), 1.0)
+        norm = nn.utils.clip_grad_norm_(self.net.parameters(), self.cfg.clip_norm)
         for parameter in self.net.parameters():
             if parameter.grad is not None:
                 parameter.grad.masked_fill_(~norm.isfinite(), 0.0)
