@@ -92,8 +92,7 @@ class Config(Settings):
     """Limit of the gradient that passes back through a world's action or state, in medians over the
     worlds. Found here: HalfCheetah and Ant learn faster with 100."""
     clip_norm: float = 1.0
-    """Limit of the gradient's norm over the policy's parameters, and over the critics'. Xing et al.:
-    0.5."""
+    """Limit of the norm of the policy's gradient, and of the critics'. Xing et al.: 0.5."""
     out: Path = Path("runs/sapo")
     """Folder of the results; a folder ENV/seedN of the run is made inside."""
 

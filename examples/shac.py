@@ -110,7 +110,7 @@ class Config(Settings):
     worlds. Found here: 3 steadies robots that fall; Ant needs 100, for what it learns from are the
     few worlds with a foot on the ground."""
     clip_norm: float = 1.0
-    """Limit of the gradient's norm over the policy's parameters, and over the critic's. Xu et al."""
+    """Limit of the norm of the policy's gradient, and of the critic's. Xu et al."""
     out: Path = Path("runs/shac")
     """Folder of the results; a folder ENV/seedN of the run is made inside."""
 
