@@ -62,7 +62,8 @@ class Config(Settings):
     reward: str | None = None
     """Reward to train on, "v5" or "smooth", of tasks that have both; evaluations pay that of v5."""
     integrator: str | None = None
-    """Integrator of the worlds; None: that of the task. "rk4" is Gymnasium's, and slower."""
+    """Integrator of the worlds, also in evaluations on ours; None: that of the task. Most of
+    Gymnasium's tasks have "rk4", which is slower."""
     gamma: float = 0.99
     """Discount per step. Xu et al."""
     lam: float = 0.95
@@ -76,7 +77,7 @@ class Config(Settings):
     betas: tuple[float, float] = (0.7, 0.95)
     """Of Adam: short memories, for gradients change with the contacts. Xu et al."""
     critic_first: int = 0
-    """Iterations at the start in which only the critic learns."""
+    """Iterations at the start in which only the critic learns; fewer than there are."""
     critic_epochs: int = 8
     """Passes over a window when the critic is fitted. Xu et al.: 16."""
     critic_batches: int = 4
@@ -86,15 +87,18 @@ class Config(Settings):
     0.005 to 0.8 by task; Heiden 2026: 0.2, humanoids 0.9."""
     center: bool = False
     """Count rewards from their mean (Naik et al. 2024, arXiv:2405.09999). Then the critic need not
-    find small differences in large values. Found here: a swimmer needs it."""
+    find small differences in large values. Found here: a swimmer needs it. Not for tasks in which
+    robots fall: what an end is worth moves with the mean at once, and the critic slowly."""
     tries: int = 0
     """Random policies, of which training begins with the one that earns most (Mania et al. 2018,
-    arXiv:1803.07055). For tasks in which a policy that does next to nothing has nothing to climb;
-    observations are scaled then once and for all."""
+    arXiv:1803.07055); as many as worlds at a time, so rounded up, and with several processes those
+    of the first. For tasks in which a policy that does next to nothing has nothing to climb.
+    Observations are scaled then once and for all."""
     try_steps: int = 500
-    """Steps in which they earn."""
+    """Steps in which they earn, or until their episode ends."""
     start: float = 0.1
-    """Scale of the policy's last weights at the start. Near zero tanh is not saturated."""
+    """Scale of the policy's last weights at the start. Small, tanh is not saturated; large, random
+    policies differ."""
     noise: float = 0.4
     """Standard deviation of the exploration at the start, before the squashing; it is learned. Xu
     et al.: 0.37."""
@@ -229,13 +233,14 @@ class MeanReward(nn.Module):
         """Value of what follows a termination."""
         return -self.value / (1.0 - self.gamma) if self.on else self.value
 
-    def update(self, reward: Tensor, processes: Any) -> None:
-        """Follow the rewards of a window."""
+    def update(self, reward: Tensor, weight: Tensor, processes: Any) -> None:
+        """Follow the rewards of a window, where their weight is one and not zero."""
         if not self.on:
             return
-        mean = reward.mean()
-        processes.mean_([mean])
+        total, number = (weight * reward).mean(), weight.mean()
+        processes.mean_([total, number])
         self.count += 1.0
+        mean = torch.where(number > 0.0, total / number, self.value)
         self.value += (mean - self.value) * self.count.reciprocal().clamp(min=MEAN_RATE)
 
 
@@ -312,9 +317,9 @@ class Window:
         obs: Observations that the policy acted on; their mean in worlds that diverged.
         noise: Its noise.
         reward: Rewards, counted from their mean, with their gradient; zero in worlds that diverged.
-        paid: The rewards themselves.
+        paid: The rewards themselves; zero in worlds that diverged.
         next_value: Value of what each step led to, with its gradient; that of an end after a
-            termination.
+            termination; zero in worlds that diverged.
         done: Whether an episode ended, by termination or time limit.
         diverged: Worlds whose numbers were not finite, or too large; nothing is learned of them.
     """
@@ -329,15 +334,18 @@ class Window:
 
 
 @torch.no_grad()
-def search(envs: Any, policy: Policy, cfg: Config) -> Tensor:
-    """Give the policy the weights of the best of random policies; return the last observations.
+def search(envs: Any, policy: Policy, cfg: Config) -> tuple[Tensor, int]:
+    """Give the policy the weights of the best of random policies.
 
     Every world plays a policy of its own, until its episode ends. In a first round, of which
     nothing else is kept, the observations show how they spread.
+
+    Returns:
+        The last observations, and the number of steps of all worlds.
     """
     nobs, high = envs.single_observation_space.shape[0], policy.high
-    best, obs = -math.inf, high
-    for number in range(1 + math.ceil(cfg.tries / cfg.num_envs)):
+    best, obs, rounds = -math.inf, high, 1 + math.ceil(cfg.tries / cfg.num_envs)
+    for number in range(rounds):
         nets = [Policy(nobs, high, cfg).net.to(high.device) for _ in range(cfg.num_envs)]
         weights, _ = stack_module_state(nets)
         act = vmap(functools.partial(functional_call, nets[0]))
@@ -350,13 +358,14 @@ def search(envs: Any, policy: Policy, cfg: Config) -> Tensor:
                 policy.normalize.update(x)
             action = high * torch.tanh(act(weights, policy.normalize(x)))
             obs, reward, terminated, truncated, _ = envs.step(action)
-            total += torch.where(plays, reward, 0.0)
-            plays &= ~(terminated | truncated)
-        found = total.nan_to_num(-math.inf, -math.inf).max(dim=0)
+            good = sound(obs) & sound(reward[:, None])
+            total = torch.where(plays, torch.where(good, total + reward, -math.inf), total)
+            plays &= good & ~(terminated | truncated)
+        found = total.max(dim=0)
         if number > 0 and found.values > best:
             best = found.values
             policy.net.load_state_dict({name: x[found.indices] for name, x in weights.items()})
-    return obs
+    return obs, rounds * cfg.try_steps * cfg.num_envs
 
 
 def rollout(
@@ -443,6 +452,10 @@ def main(cfg: Config) -> None:
         )
     if cfg.center and cfg.gamma >= 1.0:
         raise SystemExit(f"shac: center asks for gamma below 1, not {cfg.gamma}")
+    if cfg.tries < 0 or cfg.try_steps < 1:
+        raise SystemExit("shac: tries must be 0 or more, and try_steps 1 or more")
+    if not 0 <= cfg.critic_first < cfg.iterations:
+        raise SystemExit(f"shac: critic_first must be in 0 to {cfg.iterations - 1}, see iterations")
     processes = training.start_processes(cfg)
     device = processes.device
     options: dict[str, Any] = {"arrays": "torch", "device": str(device), "window": cfg.horizon}
@@ -478,7 +491,7 @@ def main(cfg: Config) -> None:
     for iteration in run.iterations(average):
         if iteration == 0:
             if cfg.tries:
-                run.obs = search(envs, policy, cfg)
+                run.obs, run.more_steps = search(envs, policy, cfg)
                 processes.share_([*policy.parameters(), *policy.buffers()])
                 average.load_state_dict(policy.state_dict())
             training.spread_episodes(envs)
@@ -506,7 +519,7 @@ def main(cfg: Config) -> None:
         target = critic_targets(window, cfg.gamma, cfg.lam).flatten()
         if not cfg.tries:
             policy.normalize.update(batch, processes)
-        mean_reward.update(window.paid, processes)
+        mean_reward.update(window.paid, (~window.diverged).float(), processes)
         value_loss = critic.fit(
             policy.normalize(batch),
             target,
@@ -515,7 +528,8 @@ def main(cfg: Config) -> None:
             processes,
         )
         with torch.no_grad():
-            rate = max(1.0 - cfg.average, 1.0 / (1.0 + iteration))
+            learned = max(0, iteration - cfg.critic_first)
+            rate = max(1.0 - cfg.average, 1.0 / (1.0 + learned))
             for slow, fast in zip(average.parameters(), policy.parameters(), strict=True):
                 slow.lerp_(fast, rate)
             for slow, fast in zip(average.buffers(), policy.buffers(), strict=True):

@@ -53,17 +53,21 @@ def torchrun(folder, *command, **variables):
         variables: More variables of its environment.
     """
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
-    done = subprocess.run(
+    process = subprocess.Popen(
         [*launcher, *map(str, command)],
         env=environment(**variables),
         cwd=folder,
-        capture_output=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
         text=True,
-        check=False,
-        timeout=300,  # two that wait for each other wait for an hour
     )
-    assert done.returncode == 0, done.stderr
-    return done.stdout
+    try:
+        out, messages = process.communicate(timeout=480)
+    except subprocess.TimeoutExpired:  # two that wait for each other wait for an hour
+        process.terminate()  # and with it those that it started
+        out, messages = process.communicate()
+    assert process.returncode == 0, messages
+    return out
 
 
 class Worlds:

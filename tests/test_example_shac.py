@@ -1,10 +1,12 @@
 """The script runs as a user runs it, survives a kill, and its parts do what they say."""
 
+import copy
 import csv
 import dataclasses
 import json
 import sys
 from types import SimpleNamespace
+from unittest import mock
 
 import gymnasium as gym
 import numpy as np
@@ -20,10 +22,12 @@ from first_order import ENV, Worlds  # noqa: E402
 
 from diffenvs import TASKS, command_line, training  # noqa: E402
 from diffenvs.policy import load_policy  # noqa: E402
+from diffenvs.training import Processes  # noqa: E402
 
 SMALL = "--num-envs 4 --horizon 4 --eval-every 0 --eval-envs 2 --hidden 16 16 --critic-epochs 2"
 SMALL = SMALL.split()
-ALONE = training.Processes(0, 1, torch.device("cpu"))
+NONE = {"reward": "", "integrator": "", "policy_hidden": (), "device": ""}  # their other types
+ALONE = Processes(0, 1, torch.device("cpu"))
 
 
 @pytest.fixture(scope="module")
@@ -58,7 +62,7 @@ def test_killed_run_ends_as_one_that_was_not(tmp_path, capfd):
     a, b = (torch.load(f / "checkpoint.pt", weights_only=False) for f in (whole, killed))
     first_order.assert_equal(a["parts"], b["parts"])
     assert_rows_equal(whole, killed)
-    assert capfd.readouterr().out.count("24 iterations, 384 steps") == 2
+    assert capfd.readouterr().out.count("24 iterations, 444 steps") == 2  # 60 of the search
 
 
 def assert_rows_equal(whole, killed):
@@ -107,8 +111,8 @@ def test_settings_of_tasks(shac):
         cfg = shac.Config(env=env, **settings)  # refuses names that it does not know
         training.settings.check(cfg)
         for field in dataclasses.fields(cfg):
-            if field.name in settings and field.default is not None:
-                assert type(settings[field.name]) is type(field.default), (env, field.name)
+            kind = type(field.default if field.default is not None else NONE[field.name])
+            assert field.name not in settings or type(settings[field.name]) is kind, field.name
         options = {"reward": cfg.reward, "integrator": cfg.integrator}
         options = {name: value for name, value in options.items() if value is not None}
         command_line.make_task(gym.spec(env), options)
@@ -141,7 +145,9 @@ def test_rewards_counted_from_their_mean_change_no_gradient(shac, walk):
     cfg = dataclasses.replace(cfg, center=True)
     mean_reward, windows, lost = shac.MeanReward(cfg), [], 0.7 / (1.0 - cfg.gamma)
     for value in (0.0, 0.7):
-        mean_reward.update(torch.full((4, 6), 2.0 * value), ALONE)  # the mean of 0 and twice it
+        # the mean of 0 and twice it; what diverged does not count
+        paid = torch.tensor([[2.0 * value], [100.0]]).expand(2, 6)
+        mean_reward.update(paid, torch.tensor([[1.0], [0.0]]).expand(2, 6), ALONE)
         torch.manual_seed(5)
         envs, health = Worlds(), training.GradientHealth(1e9)
         windows.append(shac.rollout(envs, envs.obs, policy, critic, mean_reward, health, cfg)[0])
@@ -161,18 +167,21 @@ def test_rewards_counted_from_their_mean_change_no_gradient(shac, walk):
         torch.testing.assert_close(a, b)
     # later windows are followed slowly, and without centering nothing changes
     for _ in range(30):
-        mean_reward.update(torch.full((4, 6), 1.7), ALONE)
+        mean_reward.update(torch.full((4, 6), 1.7), torch.ones(4, 6), ALONE)
     before = mean_reward.value.item()
-    mean_reward.update(torch.full((4, 6), 11.7), ALONE)
+    mean_reward.update(torch.full((4, 6), 11.7), torch.ones(4, 6), ALONE)
     assert 1.5 < before < 1.7
     assert mean_reward.value.item() == pytest.approx(before + 0.05 * (11.7 - before), rel=1e-5)
     off = shac.MeanReward(shac.Config())
-    off.update(torch.ones(4, 6), ALONE)
+    off.update(torch.ones(4, 6), torch.ones(4, 6), ALONE)
     assert off.value == 0.0 and off.end == 0.0
 
 
 class Contest:
-    """Worlds that pay what action 0 is worth, but nothing after the first step in world 1."""
+    """Worlds that pay what action 0 is worth, but nothing after the first step in world 1.
+
+    World 2 diverges, and pays a lot; world 3 has rewards that are not numbers.
+    """
 
     single_observation_space = SimpleNamespace(shape=(3,))
     num_envs = 4
@@ -184,7 +193,8 @@ class Contest:
     def step(self, action):
         over = torch.tensor([False, True, False, False])
         self.obs = self.obs * torch.tensor([1.0, -1.0, 1.0])
-        return self.obs, action[:, 0], over, ~over & False, {}
+        lost = torch.tensor([0.0, 0.0, 1e9, torch.nan])
+        return self.obs, action[:, 0] + lost, over, ~over & False, {}
 
 
 @pytest.mark.parametrize("seed", range(8))
@@ -195,10 +205,10 @@ def test_search_finds_the_policy_that_earns_most(shac, seed):
     for _ in range(2):
         torch.manual_seed(seed)
         policy = shac.Policy(3, torch.ones(2), cfg)
-        obs = shac.search(Contest(), policy, cfg)
+        obs, steps = shac.search(Contest(), policy, cfg)
         found.append(policy.state_dict())
     first_order.assert_equal(*found)
-    assert obs.shape == (4, 3)
+    assert obs.shape == (4, 3) and steps == 4 * 4 * 6
     torch.testing.assert_close(policy.normalize.mean, torch.tensor([0.5, 0.0, 2.0]))
 
     torch.manual_seed(seed)
@@ -207,6 +217,8 @@ def test_search_finds_the_policy_that_earns_most(shac, seed):
     seen = torch.tensor([[0.5, -1.0, 2.0], [0.5, 1.0, 2.0]]).repeat(3, 1)
 
     def earns(number, one):
+        if number % 4 > 1:
+            return -np.inf
         one.normalize = policy.normalize
         paid = one(seen)[:, 0]
         return paid[0].item() if number % 4 == 1 else paid.sum().item()
@@ -214,6 +226,63 @@ def test_search_finds_the_policy_that_earns_most(shac, seed):
     returns = [earns(number, one) for number, one in enumerate(drawn)]
     best = drawn[int(np.argmax(returns))]
     first_order.assert_equal(dict(best.net.state_dict()), dict(policy.net.state_dict()))
+
+
+def test_critic_learns_first(shac, tmp_path):
+    """The policy that was found stays as it is for a while; the steps of the search are counted."""
+    more = {"tries": 4, "try_steps": 3, "critic_first": 3, "center": True, "hidden": (8,)}
+    cfg = shac.Config(
+        env=ENV, num_envs=4, horizon=4, iterations=5, eval_every=0, eval_envs=1,
+        gymnasium_episodes=0, device="cpu", video=False, out=tmp_path, **more,
+    )  # fmt: skip
+    searched, seen, runs = [], [], []
+
+    def search(envs, policy, cfg):
+        found = true_search(envs, policy, cfg)
+        searched.append(copy.deepcopy(policy.state_dict()))
+        return found
+
+    def rollout(envs, obs, policy, *rest):
+        seen.append(copy.deepcopy(policy.state_dict()))
+        return true_rollout(envs, obs, policy, *rest)
+
+    def run(*given):
+        runs.append((true_run(*given), given[3]["average"], given[3]["mean_reward"]))
+        return runs[-1][0]
+
+    true_search, true_rollout, true_run = shac.search, shac.rollout, training.Run
+    with (
+        mock.patch.object(shac, "search", search),
+        mock.patch.object(shac, "rollout", rollout),
+        mock.patch.object(training, "Run", run),
+        mock.patch.object(Processes, "share_", autospec=True) as share,
+    ):
+        shac.main(cfg)
+    for policy in seen[:4]:
+        first_order.assert_equal(dict(searched[0]), dict(policy))
+    assert not torch.equal(seen[4]["net.0.weight"], searched[0]["net.0.weight"])
+    assert torch.equal(seen[4]["normalize.mean"], searched[0]["normalize.mean"])
+    (policies,) = (call.args[1] for call in share.mock_calls[-1:])  # of the search, the last
+    assert len(policies) == len(searched[0])
+    ((run, average, mean_reward),) = runs
+    assert not torch.equal(average.net[0].weight, searched[0]["net.0.weight"])
+    assert run.steps == 5 * 4 * 4 + 2 * 4 * 3
+    assert 0.4 < mean_reward.value <= 1.0  # an upright pendulum is paid 1, a fallen one 0
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"center": True, "gamma": 1.0}, "gamma below 1"),
+        ({"tries": -1}, "tries must be"),
+        ({"tries": 4, "try_steps": 0}, "try_steps 1 or more"),
+        ({"critic_first": 2000}, "critic_first must be in 0 to 1999"),
+    ],
+)
+def test_settings_that_contradict_each_other_are_refused(shac, settings, message):
+    """Before anything is made."""
+    with pytest.raises(SystemExit, match=message):
+        shac.main(shac.Config(env=ENV, **settings))
 
 
 def test_gradient_passes_into_the_episode_that_ended(shac, walk):

@@ -67,6 +67,16 @@ class Processes:
         dist.gather_object(part, parts)
         return parts or []
 
+    def leave(self) -> None:
+        """Take leave of the others when this process ends, but not if it fails before.
+
+        The others may be waiting for one that failed; it must not wait for them as well. Until the
+        end the group stays: a second one would find the addresses of the first.
+        """
+        if self.count > 1:
+            atexit.unregister(dist.destroy_process_group)
+            atexit.register(dist.destroy_process_group)
+
 
 def start_processes(cfg: Settings) -> Processes:
     """Check the settings, join the other processes of torchrun, and seed all random numbers.
@@ -84,12 +94,10 @@ def start_processes(cfg: Settings) -> Processes:
         settings.refuse(f"out: the folder of the run cannot be made: {error}")
     if device.type == "cuda":
         torch.cuda.set_device(device)
-    if count > 1 and not dist.is_initialized():
+    if count > 1 and not dist.is_initialized():  # one group for all runs of a process
         # gloo as well, for what is said from CPU to CPU; rank 0 may evaluate for long
         backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
         dist.init_process_group(backend, timeout=timedelta(hours=1))
-        # Once for all runs of a process: gloo would find the addresses of the group before.
-        atexit.register(dist.destroy_process_group)
     seed_all(cfg.seed)
     command_line.quiet()
     if rank == 0:

@@ -44,6 +44,7 @@ class Run:
         folder: Where everything is written.
         obs: Present observations; the script sets them at the end of an iteration.
         iteration: Iterations that are done.
+        more_steps: Steps of all worlds of this process outside the iterations; a script adds them.
         records: What was found out; None in other processes than rank 0.
     """
 
@@ -57,7 +58,7 @@ class Run:
     ) -> None:
         self.cfg, self.processes, self.envs, self.learner = cfg, processes, envs, learner
         self.folder = cfg.folder
-        self.iteration = 0
+        self.iteration = self.more_steps = 0
         self._seconds = 0.0  # of the runs before that this one resumes
         self._stop = False
         before = None
@@ -75,7 +76,8 @@ class Run:
     @property
     def steps(self) -> int:
         """Steps of all worlds of all processes so far."""
-        return self.iteration * self.cfg.num_envs * self.cfg.horizon * self.processes.count
+        steps = self.iteration * self.cfg.num_envs * self.cfg.horizon + self.more_steps
+        return steps * self.processes.count
 
     @property
     def seconds(self) -> float:
@@ -124,6 +126,7 @@ class Run:
 
         A Ctrl-C while it waits leaves out the scores that are not there.
         """
+        self.processes.leave()
         if self.records is not None:
             print(f"{self.iteration} iterations, {self.steps:,} steps, {self.seconds:.0f} s.")
             self.records.finish(policy)
@@ -217,8 +220,8 @@ class Run:
         if self.records is not None:
             self.records.log.write(self.steps, self.seconds)
             self.records.log.writer.flush()
-            found = {"iteration": self.iteration, "seconds": self.seconds} | self.records.state()
-            checkpoint.write(self.cfg, parts, found)
+            found = {name: getattr(self, name) for name in ("iteration", "more_steps", "seconds")}
+            checkpoint.write(self.cfg, parts, found | self.records.state())
             self.records.log.pause(began)
         self._saved = time.perf_counter()
 
@@ -242,4 +245,5 @@ class Run:
         self.obs = part["obs"].to(self.processes.device)
         self._random = part["random"]
         self.iteration, self._seconds = records["iteration"], records["seconds"]
+        self.more_steps = records["more_steps"]
         return records
