@@ -519,14 +519,10 @@ def main(cfg: Config) -> None:
         target = critic_targets(window, cfg.gamma, cfg.lam).flatten()
         if not cfg.tries:
             policy.normalize.update(batch, processes)
-        mean_reward.update(window.paid, (~window.diverged).float(), processes)
-        value_loss = critic.fit(
-            policy.normalize(batch),
-            target,
-            (~window.diverged).float().flatten(),
-            left * cfg.critic_lr,
-            processes,
-        )
+        weight = (~window.diverged).float()
+        mean_reward.update(window.paid, weight, processes)
+        x, critic_lr = policy.normalize(batch), left * cfg.critic_lr
+        value_loss = critic.fit(x, target, weight.flatten(), critic_lr, processes)
         with torch.no_grad():
             learned = max(0, iteration - cfg.critic_first)
             rate = max(1.0 - cfg.average, 1.0 / (1.0 + learned))

@@ -52,7 +52,8 @@ def train(out, rank, count):
         out=out,
     )
     mine = slice(rank * cfg.num_envs, (rank + 1) * cfg.num_envs)
-    true_randn, rollout, windows, gradients = torch.randn, shac.rollout, [], []
+    true_randn, rollout, windows, ends = torch.randn, shac.rollout, [], []
+    gradients = []
 
     def randn(steps, worlds, nu, device):
         draw = torch.Generator().manual_seed(len(windows))
@@ -62,6 +63,7 @@ def train(out, rank, count):
         with mock.patch.object(torch, "randn", randn if len(windows) < SHARED else true_randn):
             found = rollout(*given)
         windows.append(found[0])
+        ends.append(given[4].end.clone())  # MeanReward's
         return found
 
     def shared_start(envs):
@@ -85,11 +87,9 @@ def train(out, rank, count):
     finally:
         handle.remove()
     ended = torch.stack([window.done for window in windows[:SHARED]])
-    # after an end the mean is missed for ever, which is much
-    fallen = torch.stack(
-        [window.done & (window.next_value < -10.0) for window in windows[1:SHARED]]
-    )
-    assert ended.any() and not ended.all() and fallen.any()
+    fallen = [w.done & (w.next_value == end) for w, end in zip(windows, ends, strict=True)]
+    assert ended.any() and not ended.all()
+    assert torch.stack(fallen[1:SHARED]).any() and ends[1] < 0.0
     return gradients[: 3 * SHARED]
 
 
