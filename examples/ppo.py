@@ -277,10 +277,9 @@ class Update:
         entropy = squashed_entropy(new_mean, new_log_std).mean()
         (policy_loss + cfg.value_weight * value_loss - cfg.entropy * entropy).backward()
         with torch.no_grad():
-            spread = (2.0 * log_std).exp() + (mean - new_mean).square()
-            kl = new_log_std - log_std + 0.5 * spread / (2.0 * new_log_std).exp() - 0.5
+            kl = training.divergence(mean, log_std, new_mean, new_log_std).mean()
             clipped = (ratio != kept).float().mean()
-            return torch.stack([policy_loss, value_loss, entropy, kl.sum(1).mean(), clipped])
+            return torch.stack([policy_loss, value_loss, entropy, kl, clipped])
 
     @torch.no_grad()
     def _apply(self, means: Tensor) -> Tensor:

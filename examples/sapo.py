@@ -33,7 +33,15 @@ from torch.func import functional_call
 
 import diffenvs  # noqa: F401  (registers the environments)
 from diffenvs import training
-from diffenvs.training import GradientHealth, Normalize, Settings, mlp, sound
+from diffenvs.training import (
+    GradientHealth,
+    Normalize,
+    Settings,
+    StepSize,
+    divergence,
+    mlp,
+    sound,
+)
 
 HEALTH_EVERY = 10
 """Iterations between looks at worlds that diverged, and at the cosine of half batches."""
@@ -73,6 +81,10 @@ class Config(Settings):
     """Passes over a window when the critics are fitted. Xing et al.: 16."""
     critic_batches: int = 4
     """Updates of a pass. Xing et al."""
+    value_rate: float = 0.02
+    """How far the units of values, mean and spread of the targets, follow those of an iteration
+    (van Hasselt et al. 2016, arXiv:1602.07714). Found here: units of all targets so far are too
+    coarse for a policy that runs well, whose targets are all alike."""
     entropy_weight: float = 1.0
     """Weight of the entropy at the start, in rewards per action. Xing et al."""
     entropy_lr: float = 5e-3
@@ -91,6 +103,11 @@ class Config(Settings):
     clip_worlds: float = 3.0
     """Limit of the gradient that passes back through a world's action or state, in medians over the
     worlds. Found here: HalfCheetah and Ant learn faster with 100."""
+    kl: float = 0.01
+    """Divergence between the policies before and after a step that the step's length is steered
+    to, with `actor_lr` as its upper limit; it falls with the square of the learning rate. 0: no
+    steering. Found here: without, policies that run well lose it again; small ones keep to the
+    first gait that pays."""
     clip_norm: float = 1.0
     """Limit of the norm of the policy's gradient, and of the critics'. Xing et al.: 0.5."""
     out: Path = Path("runs/sapo")
@@ -157,13 +174,21 @@ class Policy(nn.Module):
 
         The entropy is that of actions in units of `high`, a mean over the actions of a world.
         """
-        mean, log_std = self.net(self.normalize(obs)).chunk(2, dim=-1)
-        log_std = log_std.clamp(*self.bounds)
+        mean, log_std = self._gaussian(obs)
         raw = mean + log_std.exp() * noise
         # log(1 - tanh(raw)^2), which does not underflow
         squeezed = 2.0 * (math.log(2.0) - raw - nn.functional.softplus(-2.0 * raw))
         entropy = log_std + 0.5 * (noise.square() + math.log(2.0 * math.pi)) + squeezed
         return self.high * torch.tanh(raw), entropy.mean(dim=-1)
+
+    @torch.no_grad()
+    def distribution(self, obs: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean, and logarithm of the standard deviation, of the Gaussian before the squashing."""
+        return self._gaussian(obs)
+
+    def _gaussian(self, obs: Tensor) -> tuple[Tensor, Tensor]:
+        mean, log_std = self.net(self.normalize(obs)).chunk(2, dim=-1)
+        return mean, log_std.clamp(*self.bounds)
 
 
 class EntropyWeight:
@@ -195,7 +220,7 @@ class EntropyWeight:
 
 
 class Critics:
-    """What is still to come. The networks give it in units of the spread of all targets so far.
+    """What is still to come. The networks give it in units of the spread of the targets of late.
 
     Steps of Adam are as long for small values as for large ones; in these units they are small.
 
@@ -206,7 +231,7 @@ class Critics:
 
     def __init__(self, nobs: int, cfg: Config, device: torch.device) -> None:
         self.cfg = cfg
-        self.scale = Normalize(1).to(device)
+        self.scale = Normalize(1, cfg.value_rate).to(device)
         nets = [mlp(nobs, *cfg.hidden, 1) for _ in range(2)]
         for net in nets:
             for parameter in net[-1].parameters():
@@ -237,7 +262,8 @@ class Critics:
         for group in self.optimizer.param_groups:
             group["lr"] = self.lr  # a resumed optimiser has its own
         target = torch.where(weight[:, None] > 0.0, target[:, None], self.scale.mean)
-        self.scale.update(target, processes)
+        heads: list[Any] = [net[-1] for net in self.nets]
+        self.scale.update_under(target, heads, processes)
         target, loss = self.scale(target)[:, 0], torch.zeros((), device=x.device)
         for _ in range(self.cfg.critic_epochs):
             loss = torch.zeros_like(loss)
@@ -398,11 +424,14 @@ def main(cfg: Config) -> None:
     optimizer = torch.optim.Adam(
         parameters, cfg.actor_lr, cfg.betas, fused=device.type == "cuda" or None
     )
+    lr = torch.tensor(cfg.actor_lr, device=device)  # a tensor: no host waits for it
+    step_size = StepSize().to(device)
     health = GradientHealth(cfg.clip_worlds)
 
     learner = {
         "policy": policy,
         "average": average,
+        "step_size": step_size,
         "critics": critics.nets,
         "critic_scale": critics.scale,
         "entropy_weight": weight,
@@ -428,12 +457,17 @@ def main(cfg: Config) -> None:
         norm = nn.utils.clip_grad_norm_(parameters, cfg.clip_norm)
         for grad in grads:  # a norm that is not finite: the whole batch is left out
             grad.masked_fill_(~norm.isfinite(), 0.0)
+        lr.copy_(left * cfg.actor_lr * step_size.part)
         for group in optimizer.param_groups:
-            group["lr"] = left * cfg.actor_lr
+            group["lr"] = lr  # a resumed optimiser has its own
+        batch = window.obs.flatten(0, 1)
+        before = policy.distribution(batch)
         optimizer.step()
+        kl = divergence(*before, *policy.distribution(batch))
+        if cfg.kl:
+            step_size.steer(kl, left**2 * cfg.kl, processes)
         weight.steer(window.entropy, processes)
 
-        batch = window.obs.flatten(0, 1)
         target = critic_targets(window, cfg.gamma, cfg.lam).flatten()
         policy.normalize.update(batch, processes)
         value_loss = critics.fit(
@@ -458,6 +492,8 @@ def main(cfg: Config) -> None:
             | {f"gradient/{name}": x for name, x in health.take().items()}
             | {
                 "gradient/norm": norm.nan_to_num(0.0, 0.0),
+                "train/kl": kl.mean(),
+                "train/step_size": step_size.part,
                 "gradient/left_out": (~norm.isfinite()).float(),
                 "train/reward": window.paid.mean(),
                 "train/value": window.next_value.mean(),

@@ -35,7 +35,15 @@ from torch.func import functional_call, stack_module_state, vmap
 
 import diffenvs  # noqa: F401  (registers the environments)
 from diffenvs import training
-from diffenvs.training import GradientHealth, Normalize, Settings, mlp, sound
+from diffenvs.training import (
+    GradientHealth,
+    Normalize,
+    Settings,
+    StepSize,
+    divergence,
+    mlp,
+    sound,
+)
 
 HEALTH_EVERY = 10
 """Iterations between looks at worlds that diverged, and at the cosine of half batches."""
@@ -82,6 +90,10 @@ class Config(Settings):
     """Passes over a window when the critic is fitted. Xu et al.: 16."""
     critic_batches: int = 4
     """Updates of a pass. Xu et al."""
+    value_rate: float = 0.02
+    """How far the units of values, mean and spread of the targets, follow those of an iteration
+    (van Hasselt et al. 2016, arXiv:1602.07714). Found here: units of all targets so far are too
+    coarse for a policy that runs well, whose targets are all alike."""
     target_rate: float = 0.5
     """How far the slow critic, which the policy sees, follows the other in an iteration. Xu et al.:
     0.005 to 0.8 by task; Heiden 2026: 0.2, humanoids 0.9."""
@@ -113,6 +125,11 @@ class Config(Settings):
     """Limit of the gradient that passes back through a world's action or state, in medians over the
     worlds. Found here: 3 steadies robots that fall; Ant needs 100, for what it learns from are the
     few worlds with a foot on the ground."""
+    kl: float = 0.01
+    """Divergence between the policies before and after a step that the step's length is steered
+    to, with `actor_lr` as its upper limit; it falls with the square of the learning rate. 0: no
+    steering. Found here: without, policies that run well lose it again; small ones keep to the
+    first gait that pays."""
     clip_norm: float = 1.0
     """Limit of the norm of the policy's gradient, and of the critic's. Xu et al."""
     out: Path = Path("runs/shac")
@@ -167,7 +184,13 @@ TASKS: dict[str, dict[str, Any]] = {
         "policy_hidden": (),
     },
     "DiffHopper-v0": {"iterations": 2000, "gamma": 0.995},
-    "DiffWalker2d-v0": {"num_envs": 1024, "iterations": 2000, "actor_lr": 5e-4},
+    "DiffWalker2d-v0": {
+        "num_envs": 1024,
+        "iterations": 1600,
+        "gamma": 0.995,
+        "actor_lr": 2e-3,
+        "kl": 0.02,
+    },
     "DiffAnt-v0": {
         "horizon": 8,
         "iterations": 2600,
@@ -212,6 +235,11 @@ class Policy(nn.Module):
             raw = raw + self.log_std.exp() * noise
         return self.high * torch.tanh(raw)
 
+    @torch.no_grad()
+    def distribution(self, obs: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean, and logarithm of the standard deviation, of the Gaussian before the squashing."""
+        return self.net(self.normalize(obs)), self.log_std.clone()
+
 
 class MeanReward(nn.Module):
     """Running mean of the rewards; zero if they are not to be counted from it.
@@ -245,7 +273,7 @@ class MeanReward(nn.Module):
 
 
 class Critic:
-    """What is still to come. The networks give it in units of the spread of all targets so far.
+    """What is still to come. The networks give it in units of the spread of the targets of late.
 
     Steps of Adam are as long for small values as for large ones; in these units they are small.
 
@@ -257,7 +285,7 @@ class Critic:
 
     def __init__(self, nobs: int, cfg: Config, device: torch.device) -> None:
         self.cfg = cfg
-        self.scale = Normalize(1).to(device)
+        self.scale = Normalize(1, cfg.value_rate).to(device)
         self.net = mlp(nobs, *cfg.hidden, 1).to(device)
         for parameter in self.net[-1].parameters():
             parameter.data.zero_()  # a guess at random would be a promise that nobody keeps
@@ -279,7 +307,8 @@ class Critic:
         for group in self.optimizer.param_groups:
             group["lr"] = self.lr  # a resumed optimiser has its own
         target = torch.where(weight[:, None] > 0.0, target[:, None], self.scale.mean)
-        self.scale.update(target, processes)
+        heads: list[Any] = [self.net[-1], self.slow[-1]]
+        self.scale.update_under(target, heads, processes)
         target, loss = self.scale(target)[:, 0], torch.zeros((), device=x.device)
         for _ in range(self.cfg.critic_epochs):
             loss = torch.zeros_like(loss)
@@ -475,11 +504,14 @@ def main(cfg: Config) -> None:
     optimizer = torch.optim.Adam(
         parameters, cfg.actor_lr, cfg.betas, fused=device.type == "cuda" or None
     )
+    lr = torch.tensor(cfg.actor_lr, device=device)  # a tensor: no host waits for it
+    step_size = StepSize().to(device)
     health = GradientHealth(cfg.clip_worlds)
 
     learner = {
         "policy": policy,
         "average": average,
+        "step_size": step_size,
         "critic": critic.net,
         "slow_critic": critic.slow,
         "critic_scale": critic.scale,
@@ -510,12 +542,17 @@ def main(cfg: Config) -> None:
         norm = nn.utils.clip_grad_norm_(parameters, cfg.clip_norm)
         for grad in grads:  # a norm that is not finite: the whole batch is left out
             grad.masked_fill_(~norm.isfinite(), 0.0)
+        lr.copy_(left * cfg.actor_lr * step_size.part)
         for group in optimizer.param_groups:
-            group["lr"] = left * cfg.actor_lr
+            group["lr"] = lr  # a resumed optimiser has its own
+        batch = window.obs.flatten(0, 1)
+        before = policy.distribution(batch)
         if iteration >= cfg.critic_first:
             optimizer.step()
+        kl = divergence(*before, *policy.distribution(batch))
+        if cfg.kl and iteration >= cfg.critic_first:
+            step_size.steer(kl, left**2 * cfg.kl, processes)
 
-        batch = window.obs.flatten(0, 1)
         target = critic_targets(window, cfg.gamma, cfg.lam).flatten()
         if not cfg.tries:
             policy.normalize.update(batch, processes)
@@ -539,6 +576,8 @@ def main(cfg: Config) -> None:
             | {f"gradient/{name}": x for name, x in health.take().items()}
             | {
                 "gradient/norm": norm.nan_to_num(0.0, 0.0),
+                "train/kl": kl.mean(),
+                "train/step_size": step_size.part,
                 "gradient/left_out": (~norm.isfinite()).float(),
                 "train/reward": window.paid.mean(),
                 "train/value": window.next_value.mean(),

@@ -16,7 +16,7 @@ from unittest import mock
 import numpy as np
 import torch
 
-from diffenvs.training import checkpoint
+from diffenvs.training import Processes, checkpoint
 
 ENV = "DiffInvertedPendulum-v0"
 EXAMPLES = pathlib.Path(__file__).parent.parent / "examples"
@@ -204,3 +204,30 @@ def assert_equal(a, b, where="it"):
         np.testing.assert_array_equal(a, b, err_msg=where)
     else:
         assert a == b, where
+
+
+def assert_captured_critic_is_eager(make):
+    """Fit two critics on a GPU, one from graphs and one from Python: the same, call by call.
+
+    Args:
+        make: Makes one, of 3 observations, on a device.
+    """
+    device = torch.device("cuda")
+    alone, critics = Processes(0, 1, device), []
+    for _ in range(2):
+        torch.manual_seed(0)
+        critics.append(make(device))
+    critics[1].gradient, critics[1].apply = critics[1]._gradient, critics[1]._apply
+    parameters = [list(x.optimizer.param_groups[0]["params"]) for x in critics]
+    before = [x.detach().clone() for x in parameters[0]]
+    for number in range(8):
+        losses = []
+        for critic in critics:
+            torch.manual_seed(number)  # for it shuffles
+            x = torch.randn(64, 3, device=device)
+            target, weight = 300.0 + 40.0 * x.sum(dim=1), (x[:, 0] > -1.0).float()
+            losses.append(critic.fit(x, target, weight, 1e-2 / (1 + number), alone))
+        torch.testing.assert_close(*losses, rtol=1e-3, atol=1e-5)
+    for one, other, start in zip(*parameters, before, strict=True):
+        assert (one - start).norm() > 1e-3
+        torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-4)

@@ -213,6 +213,13 @@ def test_critic_targets_vs_plain_returns(sapo, walk, lam):
     np.testing.assert_allclose(found.numpy(), plain, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_captured_fit_vs_eager(sapo):
+    """Steps that are replayed from graphs are those of Python."""
+    cfg = sapo.Config(hidden=(8, 8), critic_epochs=2, critic_batches=2)
+    first_order.assert_captured_critic_is_eager(lambda device: sapo.Critics(3, cfg, device))
+
+
 def test_critics_are_fitted_in_their_units(sapo):
     """Both learn values of any size."""
     torch.manual_seed(0)

@@ -309,6 +309,13 @@ def test_critic_targets_vs_plain_returns(shac, walk, lam):
     np.testing.assert_allclose(found.numpy(), plain, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_captured_fit_vs_eager(shac):
+    """Steps that are replayed from graphs are those of Python."""
+    cfg = shac.Config(hidden=(8, 8), critic_epochs=2, critic_batches=2)
+    first_order.assert_captured_critic_is_eager(lambda device: shac.Critic(3, cfg, device))
+
+
 def test_critic_is_fitted_in_its_units(shac):
     """It learns values of any size, and the slow one follows by the rate that was given."""
     torch.manual_seed(0)

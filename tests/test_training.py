@@ -466,6 +466,55 @@ def test_normalize_has_the_moments_of_all_batches():
     assert torch.allclose(normalize(whole).std(0), torch.ones(4), atol=0.02)
 
 
+def test_normalize_with_a_rate_follows_the_last_batches():
+    """Each batch counts for at least so much; heads give what they gave, from the second on."""
+    torch.manual_seed(0)
+    normalize, head = training.Normalize(2, rate=0.25), torch.nn.Linear(3, 2)
+    bias = head.bias.detach().clone()
+    x, y = torch.randn(50, 2), 40.0 + 5.0 * torch.randn(50, 2)
+    normalize.update_under(x, [head])
+    assert torch.equal(head.bias, bias)
+    torch.testing.assert_close(normalize.mean, x.mean(0))
+    h = torch.randn(7, 3)
+    before = normalize.inverse(head(h)).detach()
+    mean, square = x.mean(0), x.square().mean(0)
+    for _ in range(4):
+        normalize.update_under(y, [head])
+        weight = 0.5 if normalize.count < 101 else 1 / 3 if normalize.count < 151 else 0.25
+        mean = mean + weight * (y.mean(0) - mean)
+        square = square + weight * (y.square().mean(0) - square)
+    torch.testing.assert_close(normalize.mean, mean)
+    torch.testing.assert_close(normalize.var, square - mean.square(), rtol=1e-3, atol=0.0)
+    torch.testing.assert_close(normalize.inverse(head(h)), before, rtol=1e-4, atol=1e-4)
+    assert (head.bias - bias).norm() > 0.1
+
+
+def test_divergence_vs_torch():
+    """That of the squashed Gaussians is that of the plain ones."""
+    torch.manual_seed(0)
+    mean, log_std, new_mean, new_log_std = torch.randn(4, 5, 3)
+    normal = torch.distributions.Normal(mean, log_std.exp())
+    other = torch.distributions.Normal(new_mean, new_log_std.exp())
+    expected = torch.distributions.kl_divergence(normal, other).sum(1)
+    found = training.divergence(mean, log_std, new_mean, new_log_std)
+    torch.testing.assert_close(found, expected)
+    assert (training.divergence(mean, log_std, mean, log_std) == 0.0).all()
+
+
+def test_step_size_follows_the_divergence():
+    """Shorter beyond twice what is wanted, longer below half of it, never above one."""
+    step_size, alone = training.StepSize(), training.Processes(0, 1, torch.device("cpu"))
+    nan = float("nan")
+    for kl, factor in ((0.03, 1 / 1.2), (0.015, 1.0), (0.006, 1.0), (nan, 1.0), (0.001, 1.2)):
+        before = step_size.part.item()
+        step_size.steer(torch.tensor([0.0, 2.0 * kl]), 0.01, alone)
+        assert step_size.part.item() == pytest.approx(factor * before)
+    for kl, end in ((0.0, 1.0), (1.0, 0.01)):
+        for _ in range(40):
+            step_size.steer(torch.tensor([kl]), 0.01, alone)
+        assert step_size.part.item() == pytest.approx(end)
+
+
 def test_mlp_has_the_layers_that_were_asked_for():
     """Hidden layers are normalised, the last is linear."""
     kinds = [type(layer).__name__ for layer in training.mlp(3, 8, 9, 2)]

@@ -26,6 +26,7 @@ from diffenvs.training.networks import Normalize, mlp
 from diffenvs.training.processes import Processes, start_processes
 from diffenvs.training.run import Run
 from diffenvs.training.settings import Settings, parse
+from diffenvs.training.steps import StepSize, divergence
 from diffenvs.training.worlds import renew, sound, spread_episodes
 
 __all__ = [
@@ -34,7 +35,9 @@ __all__ = [
     "Processes",
     "Run",
     "Settings",
+    "StepSize",
     "captured",
+    "divergence",
     "mlp",
     "parse",
     "renew",
