@@ -21,6 +21,7 @@ It leaves what `shac.py` leaves.
 from __future__ import annotations
 
 import copy
+import dataclasses
 import math
 from dataclasses import dataclass
 from pathlib import Path
@@ -77,8 +78,11 @@ class Config(Settings):
     """The learning rates' lowest part, reached at the end."""
     betas: tuple[float, float] = (0.7, 0.95)
     """Of Adam: short memories, for gradients change with the contacts. Xing et al."""
+    critic_windows: int = 1
+    """Windows that the critics are fitted to, the last ones. Xing et al. Found here: where windows
+    are very short, 8."""
     critic_epochs: int = 8
-    """Passes over a window when the critics are fitted. Xing et al.: 16."""
+    """Passes over them when the critics are fitted. Xing et al.: 16."""
     critic_batches: int = 4
     """Updates of a pass. Xing et al."""
     value_rate: float = 0.02
@@ -126,8 +130,11 @@ TASKS: dict[str, dict[str, Any]] = {
         "eval_every": 250,
         "episode": 250,
         "actor_lr": 2e-3,
+        "critic_windows": 8,
+        "critic_epochs": 2,
+        "critic_batches": 16,
         "noise": 0.8,
-        "clip_worlds": 100.0,
+        "kl": 0.1,
     },
     "DiffAnt-v0": {
         "horizon": 8,
@@ -262,8 +269,8 @@ class Critics:
         for group in self.optimizer.param_groups:
             group["lr"] = self.lr  # a resumed optimiser has its own
         target = torch.where(weight[:, None] > 0.0, target[:, None], self.scale.mean)
-        heads: list[Any] = [net[-1] for net in self.nets]
-        self.scale.update_under(target, heads, processes)
+        nets: list[Any] = list(self.nets)
+        self.scale.update_under(target, [net[-1] for net in nets], processes)
         target, loss = self.scale(target)[:, 0], torch.zeros((), device=x.device)
         for _ in range(self.cfg.critic_epochs):
             loss = torch.zeros_like(loss)
@@ -307,6 +314,8 @@ class Window:
         next_lower: The lower of the two values.
         done: Whether an episode ended, by termination or time limit.
         diverged: Worlds whose numbers were not finite, or too large; nothing is learned of them.
+        next_obs: Observations that the steps led to; their mean in worlds that diverged.
+        over: Where nothing follows: after terminations, and in worlds that diverged.
     """
 
     obs: Tensor
@@ -318,6 +327,35 @@ class Window:
     next_lower: Tensor
     done: Tensor
     diverged: Tensor
+    next_obs: Tensor
+    over: Tensor
+
+
+class Recent:
+    """The last windows, without gradients; at first the first one in the place of all."""
+
+    def __init__(self, count: int) -> None:
+        self.count = count
+        self.windows: list[Window] = []
+
+    def push(self, window: Window) -> Window:
+        """Take a window and forget the oldest; return all, one behind the other."""
+        names = [field.name for field in dataclasses.fields(Window)]
+        window = Window(*(getattr(window, name).detach() for name in names))
+        if not self.windows:
+            done = window.done.clone()
+            done[-1] = True  # it is not its own beginning that follows
+            self.windows = [dataclasses.replace(window, done=done)] * self.count
+        self.windows = [*self.windows[1:], window]
+        return Window(*(torch.cat([getattr(x, name) for x in self.windows]) for name in names))
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a run goes on with."""
+        return {"windows": [vars(window) for window in self.windows]}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on with it."""
+        self.windows = [Window(**tensors) for tensors in state["windows"]]
 
 
 def rollout(
@@ -353,12 +391,10 @@ def rollout(
         for name, x in found.items():
             seen.setdefault(name, []).append(x)
     stack = {name: torch.stack(tensors) for name, tensors in seen.items()}
-    next_obs = stack["next_obs"]
-    good = stack["good"] & sound(next_obs.detach())
+    good = stack["good"] & sound(stack["next_obs"].detach())
     good = good & sound(stack["reward"].detach()[..., None])
-    first, second = critics(
-        policy.normalize(torch.where(good[..., None], next_obs, policy.normalize.mean))
-    )
+    next_obs = torch.where(good[..., None], stack["next_obs"], policy.normalize.mean)
+    first, second = critics(policy.normalize(next_obs))
     over = stack["terminated"] | ~good
     bonus = weight * (stack["entropy"] - cfg.target_entropy)
     window = Window(
@@ -371,6 +407,8 @@ def rollout(
         torch.where(over, 0.0, torch.minimum(first, second)).detach(),
         stack["done"] | ~good,
         ~good,
+        next_obs.detach(),
+        over,
     )
     return window, obs.detach()
 
@@ -402,10 +440,13 @@ def critic_targets(window: Window, gamma: float, lam: float) -> Tensor:
 def main(cfg: Config) -> None:
     """Train, evaluate, and write the results."""
     torch.set_num_threads(1)  # the networks are small
-    if cfg.num_envs * cfg.horizon % cfg.critic_batches:
+    if cfg.critic_windows < 1:
+        raise SystemExit("sapo: critic_windows must be 1 or more")
+    if cfg.num_envs * cfg.horizon * cfg.critic_windows % cfg.critic_batches:
         raise SystemExit(
-            f"sapo: {cfg.num_envs} worlds times a horizon of {cfg.horizon} do not make "
-            f"{cfg.critic_batches} batches of the same size; change one of the three"
+            f"sapo: {cfg.num_envs} worlds times a horizon of {cfg.horizon} times "
+            f"{cfg.critic_windows} windows do not make {cfg.critic_batches} batches of the same "
+            "size; change one of the four"
         )
     processes = training.start_processes(cfg)
     device = processes.device
@@ -425,13 +466,14 @@ def main(cfg: Config) -> None:
         parameters, cfg.actor_lr, cfg.betas, fused=device.type == "cuda" or None
     )
     lr = torch.tensor(cfg.actor_lr, device=device)  # a tensor: no host waits for it
-    step_size = StepSize().to(device)
+    step_size, recent = StepSize().to(device), Recent(cfg.critic_windows)
     health = GradientHealth(cfg.clip_worlds)
 
     learner = {
         "policy": policy,
         "average": average,
         "step_size": step_size,
+        "recent": recent,
         "critics": critics.nets,
         "critic_scale": critics.scale,
         "entropy_weight": weight,
@@ -468,12 +510,16 @@ def main(cfg: Config) -> None:
             step_size.steer(kl, left**2 * cfg.kl, processes)
         weight.steer(window.entropy, processes)
 
-        target = critic_targets(window, cfg.gamma, cfg.lam).flatten()
+        whole = recent.push(window)
+        with torch.no_grad():
+            lower = torch.minimum(*critics(policy.normalize(whole.next_obs)))
+        whole.next_lower = torch.where(whole.over, 0.0, lower)
+        target = critic_targets(whole, cfg.gamma, cfg.lam).flatten()
         policy.normalize.update(batch, processes)
         value_loss = critics.fit(
-            policy.normalize(batch),
+            policy.normalize(whole.obs.flatten(0, 1)),
             target,
-            (~window.diverged).float().flatten(),
+            (~whole.diverged).float().flatten(),
             left * cfg.critic_lr,
             processes,
         )

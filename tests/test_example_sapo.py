@@ -203,6 +203,24 @@ def test_gradient_passes_into_the_episode_that_ended(sapo, walk):
     assert all((parameter.grad != 0.0).any() for parameter in policy.net.parameters())
 
 
+def test_recent_windows_follow_each_other(sapo, walk):
+    """The last ones in their order; the first one stands for those that are not there yet."""
+    _, _, _, window, _ = walk
+    recent, again = sapo.Recent(3), sapo.Recent(3)
+    steps = [dataclasses.replace(window, reward=window.reward + 10.0 * t) for t in range(4)]
+    whole = recent.push(steps[0])
+    assert whole.obs.shape == (3 * len(window.obs), *window.obs.shape[1:])
+    reward, done = (x.unflatten(0, (3, -1)) for x in (whole.reward, whole.done))
+    assert all(torch.equal(x, window.reward) for x in reward) and not whole.reward.requires_grad
+    assert done[:2, -1].all() and torch.equal(done[2], window.done) and not window.done[-1].all()
+    again.load_state_dict(recent.state_dict())
+    for step in steps[1:]:
+        whole = recent.push(step)
+        assert torch.equal(again.push(step).reward, whole.reward)
+    assert torch.equal(whole.reward, torch.cat([x.reward for x in steps[1:]]))
+    assert torch.equal(whole.done, window.done.repeat(3, 1))
+
+
 @pytest.mark.parametrize("lam", [0.0, 0.8, 1.0])
 def test_critic_targets_vs_plain_returns(sapo, walk, lam):
     """The critics learn means of all n-step returns of an episode, by the lower value."""
