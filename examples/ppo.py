@@ -234,7 +234,7 @@ class Update:
         cuda = device.type == "cuda"
         self.lr = torch.tensor(cfg.lr, device=device)  # a tensor: it changes where no host looks
         self.optimizer = torch.optim.Adam(
-            self.parameters, self.lr, eps=1e-5, capturable=cuda, fused=not cuda
+            self.parameters, self.lr, eps=1e-5, capturable=cuda, fused=None if cuda else True
         )
         self.gradient = training.captured(self._gradient, device)
         self.apply = training.captured(self._apply, device)

@@ -21,7 +21,6 @@ It leaves what `shac.py` leaves.
 from __future__ import annotations
 
 import copy
-import dataclasses
 import math
 from dataclasses import dataclass
 from pathlib import Path
@@ -66,6 +65,9 @@ class Config(Settings):
     have followed. Short ones show beginnings more often."""
     reward: str | None = None
     """Reward to train on, "v5" or "smooth", of tasks that have both; evaluations pay that of v5."""
+    integrator: str | None = None
+    """Integrator of the worlds, also in evaluations on ours; None: that of the task. Most of
+    Gymnasium's tasks have "rk4", which is slower."""
     gamma: float = 0.99
     """Discount per step. Xing et al."""
     lam: float = 0.95
@@ -79,8 +81,7 @@ class Config(Settings):
     betas: tuple[float, float] = (0.7, 0.95)
     """Of Adam: short memories, for gradients change with the contacts. Xing et al."""
     critic_windows: int = 1
-    """Windows that the critics are fitted to, the last ones. Xing et al. Found here: where windows
-    are very short, 8."""
+    """Windows that the critics are fitted to, the last ones. Xing et al."""
     critic_epochs: int = 8
     """Passes over them when the critics are fitted. Xing et al.: 16."""
     critic_batches: int = 4
@@ -146,6 +147,7 @@ TASKS: dict[str, dict[str, Any]] = {
         "horizon": 8,
         "iterations": 2200,
         "episode": 500,
+        "integrator": "rk4",
         "actor_lr": 5e-3,
         "clip_worlds": 30.0,
         "kl": 0.02,
@@ -255,7 +257,11 @@ class Critics:
         self.lr = torch.tensor(cfg.critic_lr, device=device)  # a tensor: captured graphs read it
         cuda = device.type == "cuda"
         self.optimizer = torch.optim.Adam(
-            self.nets.parameters(), self.lr, cfg.betas, capturable=cuda, fused=not cuda
+            self.nets.parameters(),
+            self.lr,
+            cfg.betas,
+            capturable=cuda,
+            fused=None if cuda else True,
         )
         self.gradient = training.captured(self._gradient, device)
         self.apply = training.captured(self._apply, device)
@@ -320,7 +326,6 @@ class Window:
         entropy: The policy's entropy.
         next_value: Mean value of what each step led to, with its gradient; zero after a
             termination.
-        next_lower: The lower of the two values.
         done: Whether an episode ended, by termination or time limit.
         diverged: Worlds whose numbers were not finite, or too large; nothing is learned of them.
         next_obs: Observations that the steps led to; their mean in worlds that diverged.
@@ -333,7 +338,6 @@ class Window:
     paid: Tensor
     entropy: Tensor
     next_value: Tensor
-    next_lower: Tensor
     done: Tensor
     diverged: Tensor
     next_obs: Tensor
@@ -341,30 +345,37 @@ class Window:
 
 
 class Recent:
-    """The last windows, without gradients; at first the first one in the place of all."""
+    """The last windows, to which the critics are fitted; the first stands for those before it.
 
-    def __init__(self, count: int) -> None:
-        self.count = count
-        self.windows: list[Window] = []
+    Rewards of earlier windows stay what the policy and the entropy's weight of then made them.
+    """
 
-    def push(self, window: Window) -> Window:
+    names = ("obs", "reward", "done", "diverged", "next_obs", "over")
+
+    def __init__(self, count: int, device: torch.device) -> None:
+        self.count, self.device = count, device
+        self.earlier: list[dict[str, Tensor]] = []
+
+    def push(self, window: Window) -> dict[str, Tensor]:
         """Take a window and forget the oldest; return all, one behind the other."""
-        names = [field.name for field in dataclasses.fields(Window)]
-        window = Window(*(getattr(window, name).detach() for name in names))
-        if not self.windows:
-            done = window.done.clone()
+        new = {name: getattr(window, name).detach() for name in self.names}
+        if not self.earlier:
+            done = new["done"].clone()
             done[-1] = True  # it is not its own beginning that follows
-            self.windows = [dataclasses.replace(window, done=done)] * self.count
-        self.windows = [*self.windows[1:], window]
-        return Window(*(torch.cat([getattr(x, name) for x in self.windows]) for name in names))
+            self.earlier = [new | {"done": done}] * (self.count - 1)
+        windows = [*self.earlier, new]
+        self.earlier = windows[1:]
+        return {name: torch.cat([x[name] for x in windows]) for name in self.names}
 
     def state_dict(self) -> dict[str, Any]:
         """What a run goes on with."""
-        return {"windows": [vars(window) for window in self.windows]}
+        return {"earlier": self.earlier}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on with it."""
-        self.windows = [Window(**tensors) for tensors in state["windows"]]
+        self.earlier = [
+            {name: x.to(self.device) for name, x in window.items()} for window in state["earlier"]
+        ]
 
 
 def rollout(
@@ -413,7 +424,6 @@ def rollout(
         torch.where(good, stack["reward"], 0.0).detach(),
         torch.where(good, stack["entropy"], cfg.target_entropy),
         torch.where(over, 0.0, (first + second) / 2.0),
-        torch.where(over, 0.0, torch.minimum(first, second)).detach(),
         stack["done"] | ~good,
         ~good,
         next_obs.detach(),
@@ -435,13 +445,20 @@ def score(window: Window, gamma: float) -> Tensor:
 
 
 @torch.no_grad()
-def critic_targets(window: Window, gamma: float, lam: float) -> Tensor:
-    """Returns of TD(lambda), (horizon, num_envs)."""
-    target, targets = window.next_lower[-1], []
-    for t in reversed(range(len(window.reward))):
-        value = window.next_lower[t]
-        follows = torch.where(window.done[t], value, (1.0 - lam) * value + lam * target)
-        target = window.reward[t] + gamma * follows
+def lower_value(seen: dict[str, Tensor], policy: Policy, critics: Critics) -> Tensor:
+    """The lower of the two values of what each step led to; zero where nothing follows."""
+    lower = torch.minimum(*critics(policy.normalize(seen["next_obs"])))
+    return torch.where(seen["over"], 0.0, lower)
+
+
+@torch.no_grad()
+def critic_targets(seen: dict[str, Tensor], next_value: Tensor, gamma: float, lam: float) -> Tensor:
+    """Returns of TD(lambda), (steps, num_envs)."""
+    target, targets = next_value[-1], []
+    for t in reversed(range(len(next_value))):
+        value = next_value[t]
+        follows = torch.where(seen["done"][t], value, (1.0 - lam) * value + lam * target)
+        target = seen["reward"][t] + gamma * follows
         targets.append(target)
     return torch.stack(targets[::-1])
 
@@ -464,6 +481,8 @@ def main(cfg: Config) -> None:
         options["max_episode_steps"] = cfg.episode
     if cfg.reward is not None:
         options["reward"] = cfg.reward
+    if cfg.integrator is not None:
+        options["integrator"] = cfg.integrator
     envs: Any = gym.make_vec(cfg.env, num_envs=cfg.num_envs, **options)
     nobs = envs.single_observation_space.shape[0]
     policy = Policy(nobs, torch.as_tensor(envs.single_action_space.high), cfg).to(device)
@@ -473,7 +492,7 @@ def main(cfg: Config) -> None:
     parameters = list(policy.net.parameters())
     optimizer = torch.optim.Adam(parameters, cfg.actor_lr, cfg.betas, fused=True)
     lr = torch.tensor(cfg.actor_lr, device=device)  # a tensor: no host waits for it
-    step_size, recent = StepSize().to(device), Recent(cfg.critic_windows)
+    step_size, recent = StepSize().to(device), Recent(cfg.critic_windows, device)
     health = GradientHealth(cfg.clip_worlds)
 
     learner = {
@@ -517,16 +536,14 @@ def main(cfg: Config) -> None:
             step_size.steer(kl, left**2 * cfg.kl, processes)
         weight.steer(window.entropy, processes)
 
-        whole = recent.push(window)
-        with torch.no_grad():
-            lower = torch.minimum(*critics(policy.normalize(whole.next_obs)))
-        whole.next_lower = torch.where(whole.over, 0.0, lower)
-        target = critic_targets(whole, cfg.gamma, cfg.lam).flatten()
+        seen = recent.push(window)
+        next_value = lower_value(seen, policy, critics)
+        target = critic_targets(seen, next_value, cfg.gamma, cfg.lam).flatten()
         policy.normalize.update(batch, processes)
         value_loss = critics.fit(
-            policy.normalize(whole.obs.flatten(0, 1)),
+            policy.normalize(seen["obs"].flatten(0, 1)),
             target,
-            (~whole.diverged).float().flatten(),
+            (~seen["diverged"]).float().flatten(),
             left * cfg.critic_lr,
             processes,
         )

@@ -298,7 +298,7 @@ class Critic:
         self.lr = torch.tensor(cfg.critic_lr, device=device)  # a tensor: captured graphs read it
         cuda = device.type == "cuda"
         self.optimizer = torch.optim.Adam(
-            self.net.parameters(), self.lr, cfg.betas, capturable=cuda, fused=not cuda
+            self.net.parameters(), self.lr, cfg.betas, capturable=cuda, fused=None if cuda else True
         )
         self.gradient = training.captured(self._gradient, device)
         self.apply = training.captured(self._apply, device)

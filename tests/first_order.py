@@ -1,5 +1,6 @@
 """What the tests of training share: other processes, worlds with a timetable, plain sums, kills."""
 
+import dataclasses
 import importlib.util
 import itertools
 import os
@@ -13,9 +14,11 @@ import time
 from types import SimpleNamespace
 from unittest import mock
 
+import gymnasium as gym
 import numpy as np
 import torch
 
+from diffenvs import command_line, training
 from diffenvs.training import Processes, checkpoint
 
 ENV = "DiffInvertedPendulum-v0"
@@ -36,6 +39,24 @@ def run(name, *arguments):
     script = str(EXAMPLES / f"{name}.py")
     with mock.patch.object(sys, "argv", [script, *map(str, arguments)]):
         runpy.run_path(script, run_name="__main__")
+
+
+def settings_of_tasks(script):
+    """Settings of a script for the tasks of its table, which are of the right types."""
+    others = {"reward": str, "integrator": str, "policy_hidden": tuple}  # than None
+    found = []
+    for env, settings in script.TASKS.items():
+        cfg = script.Config(env=env, **settings)  # refuses names that it does not know
+        training.settings.check(cfg)
+        for field in dataclasses.fields(cfg):
+            kind = others.get(field.name) or type(field.default)
+            assert field.name not in settings or type(settings[field.name]) is kind, field.name
+        options = {name: getattr(cfg, name, None) for name in ("reward", "integrator")}
+        options = {name: value for name, value in options.items() if value is not None}
+        command_line.make_task(gym.spec(env), options)
+        found.append(cfg)
+    assert found
+    return found
 
 
 def environment(**more):
@@ -158,7 +179,7 @@ def kill_and_resume(name, folder, *arguments):
     chance = random.Random()
     iterations = 24
     settings = ("--env", ENV, "--iterations", iterations, "--checkpoint-seconds", 0)
-    settings = (*map(str, settings), "--device", "cpu", *arguments)
+    settings = (*map(str, settings), "--device", "cpu", *map(str, arguments))
     run(name, *settings, "--out", folder / "whole")
     command = [sys.executable, EXAMPLES / f"{name}.py", *settings, "--out", folder / "killed"]
     process = subprocess.Popen(
@@ -204,6 +225,17 @@ def assert_equal(a, b, where="it"):
         np.testing.assert_array_equal(a, b, err_msg=where)
     else:
         assert a == b, where
+
+
+def assert_last_step(folder, lr, part):
+    """The policy's last step was that part of the learning rate; steering changed it in all steps.
+
+    Of runs that are steered shorter in each of two iterations, or not at all.
+    """
+    (process,) = torch.load(folder / "checkpoint.pt", weights_only=False)["parts"]
+    learner = process["learner"]
+    assert abs(learner["optimizer"]["param_groups"][0]["lr"] / (lr * part) - 1.0) < 1e-5
+    assert abs(learner["step_size"]["part"] / part**2 - 1.0) < 1e-5
 
 
 def assert_captured_critic_is_eager(make):

@@ -1,7 +1,6 @@
 """The script runs as a user runs it, for two iterations, and its parts do what they say."""
 
 import copy
-import dataclasses
 import sys
 
 import first_order
@@ -107,14 +106,10 @@ def test_processes_of_torchrun_train_one_policy(tmp_path):
 
 
 def test_settings_of_tasks(ppo):
-    """The table names tasks that there are, settings that there are, and whole minibatches."""
+    """The table names all tasks, settings that there are, and whole minibatches."""
     assert ppo.TASKS.keys() == TASKS.keys()
-    for env, settings in ppo.TASKS.items():
-        cfg = ppo.Config(env=env, **settings)  # refuses names that it does not know
-        for field in dataclasses.fields(cfg):
-            if field.name in settings and isinstance(settings[field.name], int | float):
-                assert type(settings[field.name]) is type(field.default), (env, field.name)
-        assert cfg.num_envs * cfg.horizon % cfg.minibatches == 0, env
+    for cfg in first_order.settings_of_tasks(ppo):
+        assert cfg.num_envs * cfg.horizon % cfg.minibatches == 0, cfg.env
 
 
 def test_unequal_minibatches_are_refused(ppo):

@@ -17,7 +17,7 @@ for name in ("matplotlib", "tensorboard", "tqdm", "tyro"):
 import first_order  # noqa: E402
 from first_order import ENV, Worlds  # noqa: E402
 
-from diffenvs import TASKS, command_line, training  # noqa: E402
+from diffenvs import command_line, training  # noqa: E402
 from diffenvs.policy import load_policy  # noqa: E402
 
 SMALL = "--num-envs 4 --horizon 4 --eval-every 0 --eval-envs 2 --hidden 16 16 --critic-epochs 2"
@@ -55,7 +55,7 @@ def walk(sapo):
 def test_killed_run_ends_as_one_that_was_not(tmp_path, capfd):
     """Killed (SIGKILL) and resumed, all that the run goes on from is the same bit for bit."""
     whole, killed = first_order.kill_and_resume(
-        "sapo", tmp_path, *SMALL, "--gymnasium-episodes", "0", "--no-video"
+        "sapo", tmp_path, *SMALL, "--critic-windows", 3, "--gymnasium-episodes", 0, "--no-video"
     )
     a, b = (torch.load(f / "checkpoint.pt", weights_only=False) for f in (whole, killed))
     first_order.assert_equal(a["parts"], b["parts"])
@@ -66,7 +66,7 @@ def test_script_leaves_what_it_promises(tmp_path, capfd):
     """Two iterations leave log, curve, policy, checkpoint, and a video or the reason why none."""
     first_order.run(
         "sapo", "--env", ENV, "--iterations", 2, *SMALL, "--gymnasium-episodes", 0, "--out",
-        tmp_path, "--device", "cpu",
+        tmp_path, "--device", "cpu", "--kl", 0,
     )  # fmt: skip
     out, folder = capfd.readouterr().out, tmp_path / ENV / "seed0"
     for name in ("curve.csv", "curve.json", "curve.png", "policy.pt2", "checkpoint.pt"):
@@ -74,6 +74,7 @@ def test_script_leaves_what_it_promises(tmp_path, capfd):
     assert list(folder.glob("events.out.tfevents.*"))
     assert list(folder.glob("*.mp4")) or "No video" in out
     assert json.loads((folder / "curve.json").read_text())["settings"]["horizon"] == 4
+    first_order.assert_last_step(folder, 1e-3 / 2.0, 1.0)
     rows = list(csv.DictReader((folder / "curve.csv").open()))
     assert [row["iteration"] for row in rows] == ["0", "2"]
     task = command_line.make_task(gym.spec(ENV), {})
@@ -92,16 +93,10 @@ def test_help_lists_every_setting(sapo, capfd):
 
 
 def test_settings_of_tasks(sapo):
-    """The table names tasks that there are and settings that there are, of the right types."""
-    assert sapo.TASKS.keys() <= TASKS.keys()
-    for env, settings in sapo.TASKS.items():
-        cfg = sapo.Config(env=env, **settings)  # refuses names that it does not know
-        training.settings.check(cfg)
-        for field in dataclasses.fields(cfg):
-            if field.name in settings and field.name != "reward":
-                assert type(settings[field.name]) is type(field.default), (env, field.name)
-        options = {} if cfg.reward is None else {"reward": cfg.reward}
-        command_line.make_task(gym.spec(env), options)
+    """The table names tasks that there are, settings that there are, and whole minibatches."""
+    for cfg in first_order.settings_of_tasks(sapo):
+        rows = cfg.num_envs * cfg.horizon * cfg.critic_windows
+        assert rows % cfg.critic_batches == 0, cfg.env
 
 
 def test_entropy_vs_torch(sapo):
@@ -176,7 +171,7 @@ def test_score_vs_plain_sum(sapo, walk):
     assert sapo.score(window, cfg.gamma).item() == pytest.approx(plain, rel=1e-5)
 
 
-def test_values_are_those_of_what_the_steps_led_to(walk):
+def test_values_are_those_of_what_the_steps_led_to(sapo, walk):
     """The policy sees the mean of two critics, the targets the lower; both zero behind a fall."""
     envs, policy, critics, window, _ = walk
     fallen, _ = first_order.timetable()
@@ -186,7 +181,8 @@ def test_values_are_those_of_what_the_steps_led_to(walk):
     assert (first < second).any() and (first > second).any()
     mean, lower = (first + second) / 2.0, torch.minimum(first, second)
     torch.testing.assert_close(window.next_value, torch.where(fallen, 0.0, mean))
-    torch.testing.assert_close(window.next_lower, torch.where(fallen, 0.0, lower))
+    found = sapo.lower_value(sapo.Recent(1, ALONE.device).push(window), policy, critics)
+    torch.testing.assert_close(found, torch.where(fallen, 0.0, lower))
 
 
 def test_gradient_passes_into_the_episode_that_ended(sapo, walk):
@@ -206,28 +202,33 @@ def test_gradient_passes_into_the_episode_that_ended(sapo, walk):
 def test_recent_windows_follow_each_other(sapo, walk):
     """The last ones in their order; the first one stands for those that are not there yet."""
     _, _, _, window, _ = walk
-    recent, again = sapo.Recent(3), sapo.Recent(3)
+    recent, again = (sapo.Recent(3, ALONE.device) for _ in range(2))
     steps = [dataclasses.replace(window, reward=window.reward + 10.0 * t) for t in range(4)]
-    whole = recent.push(steps[0])
-    assert whole.obs.shape == (3 * len(window.obs), *window.obs.shape[1:])
-    reward, done = (x.unflatten(0, (3, -1)) for x in (whole.reward, whole.done))
-    assert all(torch.equal(x, window.reward) for x in reward) and not whole.reward.requires_grad
+    seen = recent.push(steps[0])
+    assert seen["obs"].shape == (3 * len(window.obs), *window.obs.shape[1:])
+    reward, done = (seen[name].unflatten(0, (3, -1)) for name in ("reward", "done"))
+    assert all(torch.equal(x, window.reward) for x in reward) and not reward.requires_grad
     assert done[:2, -1].all() and torch.equal(done[2], window.done) and not window.done[-1].all()
     again.load_state_dict(recent.state_dict())
     for step in steps[1:]:
-        whole = recent.push(step)
-        assert torch.equal(again.push(step).reward, whole.reward)
-    assert torch.equal(whole.reward, torch.cat([x.reward for x in steps[1:]]))
-    assert torch.equal(whole.done, window.done.repeat(3, 1))
+        seen = recent.push(step)
+        first_order.assert_equal(again.push(step), seen)
+    assert torch.equal(seen["reward"], torch.cat([x.reward for x in steps[1:]]))
+    assert torch.equal(seen["done"], window.done.repeat(3, 1))
+    alone = sapo.Recent(1, ALONE.device)
+    for step in steps:
+        assert torch.equal(alone.push(step)["reward"], step.reward) and not alone.earlier
 
 
 @pytest.mark.parametrize("lam", [0.0, 0.8, 1.0])
 def test_critic_targets_vs_plain_returns(sapo, walk, lam):
     """The critics learn means of all n-step returns of an episode, by the lower value."""
     *_, window, cfg = walk
-    found = sapo.critic_targets(window, cfg.gamma, lam)
+    next_value = torch.randn_like(window.paid)
+    seen = sapo.Recent(1, ALONE.device).push(window)
+    found = sapo.critic_targets(seen, next_value, cfg.gamma, lam)
     assert not found.requires_grad
-    plain = first_order.plain_targets(window.reward, window.next_lower, window.done, cfg.gamma, lam)
+    plain = first_order.plain_targets(window.reward, next_value, window.done, cfg.gamma, lam)
     np.testing.assert_allclose(found.numpy(), plain, rtol=1e-5, atol=1e-5)
 
 
@@ -251,3 +252,20 @@ def test_critics_are_fitted_in_their_units(sapo):
     assert last < 0.05 * first
     for values in critics(x):
         torch.testing.assert_close(values, target, rtol=0.0, atol=10.0)
+    before = torch.stack(critics(x)).detach()
+    critics.fit(x, 3.0 * target, torch.ones(64), 0.0, ALONE)  # in other units, the same
+    torch.testing.assert_close(torch.stack(critics(x)), before, rtol=1e-4, atol=1e-2)
+    assert critics.scale.mean > 151.0
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"critic_windows": 0}, "critic_windows must be 1 or more"),
+        ({"num_envs": 3, "horizon": 5, "critic_windows": 2}, "of 5 times 2 windows do not make 4"),
+    ],
+)
+def test_settings_that_contradict_each_other_are_refused(sapo, settings, message):
+    """Before anything is made."""
+    with pytest.raises(SystemExit, match=message):
+        sapo.main(sapo.Config(env=ENV, **settings))

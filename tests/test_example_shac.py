@@ -20,13 +20,12 @@ import first_order  # noqa: E402
 import shac_processes  # noqa: E402
 from first_order import ENV, Worlds  # noqa: E402
 
-from diffenvs import TASKS, command_line, training  # noqa: E402
+from diffenvs import command_line, training  # noqa: E402
 from diffenvs.policy import load_policy  # noqa: E402
 from diffenvs.training import Processes  # noqa: E402
 
 SMALL = "--num-envs 4 --horizon 4 --eval-every 0 --eval-envs 2 --hidden 16 16 --critic-epochs 2"
 SMALL = SMALL.split()
-NONE = {"reward": "", "integrator": "", "policy_hidden": (), "device": ""}  # their other types
 ALONE = Processes(0, 1, torch.device("cpu"))
 
 
@@ -77,7 +76,7 @@ def test_script_leaves_what_it_promises(tmp_path, capfd):
     """Two iterations leave log, curve, policy, checkpoint, and a video or the reason why none."""
     first_order.run(
         "shac", "--env", ENV, "--iterations", 2, *SMALL, "--gymnasium-episodes", 1, "--out",
-        tmp_path, "--device", "cpu",
+        tmp_path, "--device", "cpu", "--kl", 1e-9,
     )  # fmt: skip
     out, folder = capfd.readouterr().out, tmp_path / ENV / "seed0"
     for name in ("curve.csv", "curve.json", "curve.png", "policy.pt2", "checkpoint.pt"):
@@ -86,6 +85,7 @@ def test_script_leaves_what_it_promises(tmp_path, capfd):
     assert list(folder.glob("*.mp4")) or "No video" in out
     settings = json.loads((folder / "curve.json").read_text())["settings"]
     assert settings["reward"] == "smooth" and settings["actor_lr"] == 2e-3  # of its row in TASKS
+    first_order.assert_last_step(folder, 2e-3 / 2.0, 1.0 / 1.2)
     rows = list(csv.DictReader((folder / "curve.csv").open()))
     assert [row["iteration"] for row in rows] == ["0", "2"]
     assert all(float(row["gymnasium_return"]) >= 1.0 for row in rows)
@@ -105,17 +105,10 @@ def test_help_lists_every_setting(shac, capfd):
 
 
 def test_settings_of_tasks(shac):
-    """The table names tasks that there are and settings that there are, of the right types."""
-    assert shac.TASKS.keys() <= TASKS.keys()
-    for env, settings in shac.TASKS.items():
-        cfg = shac.Config(env=env, **settings)  # refuses names that it does not know
-        training.settings.check(cfg)
-        for field in dataclasses.fields(cfg):
-            kind = type(field.default if field.default is not None else NONE[field.name])
-            assert field.name not in settings or type(settings[field.name]) is kind, field.name
-        options = {"reward": cfg.reward, "integrator": cfg.integrator}
-        options = {name: value for name, value in options.items() if value is not None}
-        command_line.make_task(gym.spec(env), options)
+    """The table names tasks that there are, settings that there are, and whole minibatches."""
+    for cfg in first_order.settings_of_tasks(shac):
+        rows = cfg.num_envs * cfg.horizon
+        assert rows % cfg.critic_batches == 0, cfg.env
 
 
 def test_score_vs_plain_sum(shac, walk):
@@ -333,6 +326,14 @@ def test_critic_is_fitted_in_its_units(shac):
         last = critic.fit(x, target, torch.ones(64), 2e-2, ALONE)
     assert last < 0.05 * first and critic.optimizer.param_groups[0]["lr"] == pytest.approx(2e-2)
     torch.testing.assert_close(critic(x), target, rtol=0.0, atol=10.0)
+    critic.cfg.target_rate = 0.0
+    before = critic(x).detach()
+    critic.fit(x, 3.0 * target, torch.ones(64), 0.0, ALONE)  # in other units, the same
+    torch.testing.assert_close(critic(x), before, rtol=1e-4, atol=1e-2)
+    with torch.no_grad():
+        values = critic.scale.inverse(critic.net(x))[:, 0]
+    torch.testing.assert_close(values, target, rtol=0.0, atol=10.0)
+    assert critic.scale.mean > 151.0
 
 
 @pytest.mark.slow

@@ -1,4 +1,4 @@
-"""Steps of a policy that are as long as it is sure: not in its weights, but in what it does."""
+"""Steps of a policy of a wanted length, measured in what it does and not in its weights."""
 
 from __future__ import annotations
 
@@ -45,5 +45,5 @@ class StepSize(nn.Module):
         """
         kl = kl.mean()
         processes.mean_([kl])
-        change = CHANGE * (kl < 0.5 * wanted) + (kl > 2.0 * wanted) / CHANGE
-        self.part.mul_(torch.where(change > 0.0, change, 1.0)).clamp_(SMALLEST, 1.0)
+        shorter, longer = (kl > 2.0 * wanted).float(), (kl < 0.5 * wanted).float()
+        self.part.mul_(CHANGE ** (longer - shorter)).clamp_(SMALLEST, 1.0)
