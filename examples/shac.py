@@ -184,7 +184,7 @@ TASKS: dict[str, dict[str, Any]] = {
         "policy_hidden": (),
         "kl": 0.0,
     },
-    "DiffHopper-v0": {"iterations": 2000, "gamma": 0.995},
+    "DiffHopper-v0": {"iterations": 2000, "gamma": 0.995, "kl": 0.1},
     "DiffWalker2d-v0": {
         "num_envs": 1024,
         "iterations": 1600,
