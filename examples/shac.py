@@ -145,7 +145,7 @@ TASKS: dict[str, dict[str, Any]] = {
         "eval_every": 25,
         "actor_lr": 2e-3,
         "noise": 0.3,
-        "kl": 0.1,
+        "kl": 0.0,
     },
     "DiffInvertedPendulum-v0": {
         "num_envs": 64,
