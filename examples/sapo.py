@@ -33,15 +33,7 @@ from torch.func import functional_call
 
 import diffenvs  # noqa: F401  (registers the environments)
 from diffenvs import training
-from diffenvs.training import (
-    GradientHealth,
-    Normalize,
-    Settings,
-    StepSize,
-    divergence,
-    mlp,
-    sound,
-)
+from diffenvs.training import GradientHealth, Normalize, Settings, mlp, sound
 
 HEALTH_EVERY = 10
 """Iterations between looks at worlds that diverged, and at the cosine of half batches."""
@@ -492,7 +484,7 @@ def main(cfg: Config) -> None:
     parameters = list(policy.net.parameters())
     optimizer = torch.optim.Adam(parameters, cfg.actor_lr, cfg.betas, fused=True)
     lr = torch.tensor(cfg.actor_lr, device=device)  # a tensor: no host waits for it
-    step_size, recent = StepSize().to(device), Recent(cfg.critic_windows, device)
+    step_size, recent = training.StepSize().to(device), Recent(cfg.critic_windows, device)
     health = GradientHealth(cfg.clip_worlds)
 
     learner = {
@@ -531,7 +523,7 @@ def main(cfg: Config) -> None:
         batch = window.obs.flatten(0, 1)
         before = policy.distribution(batch)
         optimizer.step()
-        kl = divergence(*before, *policy.distribution(batch))
+        kl = training.divergence(*before, *policy.distribution(batch))
         if cfg.kl:
             step_size.steer(kl, left**2 * cfg.kl, processes)
         weight.steer(window.entropy, processes)

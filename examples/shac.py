@@ -35,15 +35,7 @@ from torch.func import functional_call, stack_module_state, vmap
 
 import diffenvs  # noqa: F401  (registers the environments)
 from diffenvs import training
-from diffenvs.training import (
-    GradientHealth,
-    Normalize,
-    Settings,
-    StepSize,
-    divergence,
-    mlp,
-    sound,
-)
+from diffenvs.training import GradientHealth, Normalize, Settings, mlp, sound
 
 HEALTH_EVERY = 10
 """Iterations between looks at worlds that diverged, and at the cosine of half batches."""
@@ -510,7 +502,7 @@ def main(cfg: Config) -> None:
     parameters = [*policy.net.parameters(), policy.log_std]
     optimizer = torch.optim.Adam(parameters, cfg.actor_lr, cfg.betas, fused=True)
     lr = torch.tensor(cfg.actor_lr, device=device)  # a tensor: no host waits for it
-    step_size = StepSize().to(device)
+    step_size = training.StepSize().to(device)
     health = GradientHealth(cfg.clip_worlds)
 
     learner = {
@@ -554,7 +546,7 @@ def main(cfg: Config) -> None:
         before = policy.distribution(batch)
         if iteration >= cfg.critic_first:
             optimizer.step()
-        kl = divergence(*before, *policy.distribution(batch))
+        kl = training.divergence(*before, *policy.distribution(batch))
         if cfg.kl and iteration >= cfg.critic_first:
             step_size.steer(kl, left**2 * cfg.kl, processes)
 

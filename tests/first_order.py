@@ -18,7 +18,7 @@ import gymnasium as gym
 import numpy as np
 import torch
 
-from diffenvs import command_line, training
+from diffenvs import TASKS, command_line, training
 from diffenvs.training import Processes, checkpoint
 
 ENV = "DiffInvertedPendulum-v0"
@@ -43,6 +43,7 @@ def run(name, *arguments):
 
 def settings_of_tasks(script):
     """Settings of a script for the tasks of its table, which are of the right types."""
+    assert script.TASKS.keys() <= TASKS.keys()
     others = {"reward": str, "integrator": str, "policy_hidden": tuple}  # than None
     found = []
     for env, settings in script.TASKS.items():
