@@ -1,4 +1,4 @@
-"""What training has come to: scores and curves of many runs, in one table and one picture.
+"""What training has come to: scores and curves of many runs, in one table and two pictures.
 
     python examples/shac.py --env DiffAnt-v0 --seed 0    as often as you like, with other scripts,
     python examples/ppo.py --env DiffAnt-v0 --seed 0     environments and seeds
@@ -10,9 +10,10 @@ environment, and of ours where Gymnasium has no such task; the seeds of these ep
 those that chose it. A policy that `learning.json` has a score of, by its content, is not played
 again.
 
-It writes `learning.json`, of which `tests/readme_tables.py` makes the README's table, and
-`learning.png`; `--policies FOLDER` copies the best seed's policy of each task. Runs that have no
-policy are named and left out.
+It writes `learning.json`, of which `tests/readme_tables.py` makes the README's table, and the
+curves, against wall clock in `learning.png` and against environment steps in `learning_steps.png`;
+`--policies FOLDER` copies the best seed's policy of each task. Runs that have no policy are named
+and left out.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ import shlex
 import shutil
 import sys
 import warnings
+from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -333,27 +335,50 @@ def copy_policies(runs: list[Run], folder: Path) -> None:
 # Drawing
 
 
-def band(runs: list[Run], column: str) -> tuple[np.ndarray, ...]:
-    """Minutes, and mean, lowest and highest of the seeds at these; a run that ended stays.
+@dataclass(frozen=True)
+class Against:
+    """What curves are drawn against.
+
+    Attributes:
+        column: Name in the curve, "seconds" or "steps".
+        unit: What one of the axis is.
+        label: Of the axis.
+    """
+
+    column: str
+    unit: float
+    label: str
+
+    def of_best(self, run: Run) -> float:
+        """Where the best policy of a run was found."""
+        return run["best"][self.column] / self.unit
+
+
+TIME = Against("seconds", 60.0, "wall clock, minutes")
+STEPS = Against("steps", 1e6, "environment steps, millions")
+
+
+def band(runs: list[Run], column: str, against: Against) -> tuple[np.ndarray, ...]:
+    """Places on the axis, and mean, lowest and highest of the seeds there; a run that ended stays.
 
     Returns:
         Four arrays, empty where nothing is known.
     """
-    index, time = HEADER.index(column), HEADER.index("seconds")
+    index, place = HEADER.index(column), HEADER.index(against.column)
     curves = []
     for run in runs:
-        rows = [(row[time], row[index]) for row in run["curve"] if row[index] is not None]
+        rows = [(row[place], row[index]) for row in run["curve"] if row[index] is not None]
         if rows:
             curves.append(np.array(rows).T)
     if not curves:
         return (np.zeros(0),) * 4
-    seconds = np.unique(np.concatenate([x for x, _ in curves]))
-    seconds = seconds[seconds >= max(x[0] for x, _ in curves)]
-    values = np.stack([np.interp(seconds, *curve) for curve in curves])
-    return seconds / 60.0, values.mean(0), values.min(0), values.max(0)
+    places = np.unique(np.concatenate([x for x, _ in curves]))
+    places = places[places >= max(x[0] for x, _ in curves)]
+    values = np.stack([np.interp(places, *curve) for curve in curves])
+    return places / against.unit, values.mean(0), values.min(0), values.max(0)
 
 
-def draw_task(axes: Any, env: str, runs: list[Run]) -> None:
+def draw_task(axes: Any, env: str, runs: list[Run], against: Against) -> None:
     """Draw the curves of a task."""
     first = runs[0]["score"]
     title = first["env"] if first["on"] == "gymnasium" else f"{env} (ours)"
@@ -361,16 +386,16 @@ def draw_task(axes: Any, env: str, runs: list[Run]) -> None:
     notes = []
     for (_, script), seeds in algorithms(runs).items():
         colour = COLOURS.get(script, INK)
-        minutes, mean, *_ = band(seeds, "return")
-        gymnasium = band(seeds, "gymnasium_return")
+        places, mean, *_ = band(seeds, "return", against)
+        gymnasium = band(seeds, "gymnasium_return", against)
         main = first["on"] == "diffenvs" or not gymnasium[0].size
         if not main:
-            axes.plot(minutes, mean, color=colour, linewidth=0.8, alpha=0.6)
-        minutes, mean, low, high = band(seeds, "return") if main else gymnasium
-        axes.fill_between(minutes, low, high, color=colour, alpha=0.18, linewidth=0)
-        axes.plot(minutes, mean, color=colour, linewidth=2.0)
+            axes.plot(places, mean, color=colour, linewidth=0.8, alpha=0.6)
+        places, mean, low, high = band(seeds, "return", against) if main else gymnasium
+        axes.fill_between(places, low, high, color=colour, alpha=0.18, linewidth=0)
+        axes.plot(places, mean, color=colour, linewidth=2.0)
         axes.plot(
-            [run["best"]["seconds"] / 60.0 for run in seeds],
+            [against.of_best(run) for run in seeds],
             [run["score"]["return"] for run in seeds],
             "o",
             color=colour,
@@ -409,7 +434,7 @@ def draw_task(axes: Any, env: str, runs: list[Run]) -> None:
     axes.locator_params(nbins=6)
 
 
-def draw(runs: list[Run], path: Path) -> None:
+def draw(runs: list[Run], path: Path, against: Against) -> None:
     """Draw a panel per task."""
     runs = ordered(runs)
     tasks = list(dict.fromkeys(run["env"] for run in runs))
@@ -423,14 +448,14 @@ def draw(runs: list[Run], path: Path) -> None:
         squeeze=False,
     )
     for axes, env in zip(grid.flat, tasks, strict=False):
-        draw_task(axes, env, [run for run in runs if run["env"] == env])
+        draw_task(axes, env, [run for run in runs if run["env"] == env], against)
     for axes in list(grid.flat)[len(tasks) :]:
         axes.axis("off")
     for axes in grid[:, 0]:
         axes.set_ylabel("return of an episode", color=INK, fontsize=10)
     for column in range(columns):
         lowest = max(r for r in range(rows) if r * columns + column < len(tasks))
-        grid[lowest, column].set_xlabel("wall clock, minutes", color=INK, fontsize=10)
+        grid[lowest, column].set_xlabel(against.label, color=INK, fontsize=10)
     scripts = [x for x in COLOURS if any(run["script"] == x for run in runs)]
     handles = [Line2D([], [], color=COLOURS[x], linewidth=2.0, label=x.upper()) for x in scripts]
     episodes = sorted({run["score"]["episodes"] for run in runs})
@@ -460,7 +485,8 @@ def main(
 ) -> None:
     """Score, write and draw."""
     command_line.quiet()
-    data, picture = out / "learning.json", out / "learning.png"
+    data = out / "learning.json"
+    pictures = {out / "learning.png": TIME, out / "learning_steps.png": STEPS}
     before = load(data)
     given = find(folders)
 
@@ -477,10 +503,11 @@ def main(
     runs = ordered(runs)
     check(runs)
     write(runs, data)
-    draw(runs, picture)
+    for picture, against in pictures.items():
+        draw(runs, picture, against)
     if policies is not None:
         copy_policies(runs, policies)
-    print(f"{len(runs)} runs are in {data} and {picture}")
+    print(f"{len(runs)} runs are in {data}, {' and '.join(map(str, pictures))}")
 
 
 if __name__ == "__main__":

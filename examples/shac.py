@@ -201,8 +201,9 @@ TASKS: dict[str, dict[str, Any]] = {
         "iterations": 1200,
         "actor_lr": 2e-3,
         "critic_lr": 5e-4,
+        "noise": 0.8,
         "hidden": (256, 256),
-        "kl": 0.2,
+        "kl": 0.5,
     },
 }
 

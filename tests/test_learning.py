@@ -59,7 +59,8 @@ def run_tool(tool, tmp_path, *folders, episodes=3, policies=None, **options):
     out = tmp_path / "out"
     out.mkdir(exist_ok=True)
     tool.main(list(folders) or [tmp_path / "runs"], episodes, policies, out, **options)
-    assert (out / "learning.png").stat().st_size > 10_000
+    for picture in ("learning.png", "learning_steps.png"):
+        assert (out / picture).stat().st_size > 10_000
     return json.loads((out / "learning.json").read_text())["runs"]
 
 
@@ -158,14 +159,17 @@ def test_what_cannot_be_told_apart_is_refused(tool, make_run, tmp_path, capsys):
 
 
 def test_band_is_mean_and_range_of_seeds(tool):
-    """Seeds are compared at the same time; one that ended stays where it was."""
+    """Seeds are compared at the same time or step; one that ended stays where it was."""
     curves = [[(60, 0.0), (180, 4.0)], [(120, 4.0), (240, 8.0)], [(60, None)]]
-    runs = [{"curve": [[0, 0, t, None, value, 0.0] for t, value in rows]} for rows in curves]
-    minutes, mean, low, high = tool.band(runs, "gymnasium_return")
-    assert minutes.tolist() == [2.0, 3.0, 4.0]
-    assert mean.tolist() == [3.0, 5.0, 6.0]
-    assert (low.tolist(), high.tolist()) == ([2.0, 4.0, 4.0], [4.0, 6.0, 8.0])
-    assert not tool.band(runs, "return")[0].size
+    runs = [
+        {"curve": [[0, 50_000 * t, t, None, value, 0.0] for t, value in rows]} for rows in curves
+    ]
+    for against, places in ((tool.TIME, [2.0, 3.0, 4.0]), (tool.STEPS, [6.0, 9.0, 12.0])):
+        found, mean, low, high = tool.band(runs, "gymnasium_return", against)
+        assert found.tolist() == places
+        assert mean.tolist() == [3.0, 5.0, 6.0]
+        assert (low.tolist(), high.tolist()) == ([2.0, 4.0, 4.0], [4.0, 6.0, 8.0])
+        assert not tool.band(runs, "return", against)[0].size
 
 
 def test_policies_are_copied(tool, make_run, tmp_path):
