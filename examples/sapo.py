@@ -150,7 +150,9 @@ TASKS: dict[str, dict[str, Any]] = {
     },
     "DiffHumanoid-v0": {
         "num_envs": 2048,
-        "iterations": 1150,
+        "iterations": 1050,
+        "eval_every": 210,
+        "integrator": "rk4",
         "actor_lr": 2e-3,
         "critic_lr": 5e-4,
         "noise": 0.8,
@@ -431,12 +433,12 @@ def rollout(
 
 def score(window: Window, gamma: float) -> Tensor:
     """What all worlds earn in a window and what follows it, discounted, per step and world."""
-    ends = window.done.clone()
+    ends = training.ends(window.done, window.diverged)
     ends[-1] = True
     discount, discounts = torch.ones_like(window.reward[0]), []
-    for done in window.done:
+    for end in ends:
         discounts.append(discount)
-        discount = torch.where(done, 1.0, gamma * discount)
+        discount = torch.where(end, 1.0, gamma * discount)
     earned = window.reward + gamma * torch.where(ends, window.next_value, 0.0)
     return (torch.stack(discounts) * earned).mean()
 
@@ -451,10 +453,11 @@ def lower_value(seen: dict[str, Tensor], policy: Policy, critics: Critics) -> Te
 @torch.no_grad()
 def critic_targets(seen: dict[str, Tensor], next_value: Tensor, gamma: float, lam: float) -> Tensor:
     """Returns of TD(lambda), (steps, num_envs)."""
+    ends = training.ends(seen["done"], seen["diverged"])
     target, targets = next_value[-1], []
     for t in reversed(range(len(next_value))):
         value = next_value[t]
-        follows = torch.where(seen["done"][t], value, (1.0 - lam) * value + lam * target)
+        follows = torch.where(ends[t], value, (1.0 - lam) * value + lam * target)
         target = seen["reward"][t] + gamma * follows
         targets.append(target)
     return torch.stack(targets[::-1])
@@ -465,6 +468,8 @@ def main(cfg: Config) -> None:
     torch.set_num_threads(1)  # the networks are small
     if cfg.critic_windows < 1:
         raise SystemExit("sapo: critic_windows must be 1 or more")
+    if cfg.critic_batches < 1:
+        raise SystemExit("sapo: critic_batches must be 1 or more")
     if cfg.num_envs * cfg.horizon * cfg.critic_windows % cfg.critic_batches:
         raise SystemExit(
             f"sapo: {cfg.num_envs} worlds times a horizon of {cfg.horizon} times "
@@ -520,7 +525,7 @@ def main(cfg: Config) -> None:
         grads = [parameter.grad for parameter in parameters if parameter.grad is not None]
         processes.mean_(grads)
         norm = nn.utils.clip_grad_norm_(parameters, cfg.clip_norm)
-        for grad in grads:  # a norm that is not finite: the whole batch is left out
+        for grad in grads:  # a norm that is not finite: the batch counts as nothing
             grad.masked_fill_(~norm.isfinite(), 0.0)
         lr.copy_(left * cfg.actor_lr * step_size.part)
         for group in optimizer.param_groups:

@@ -147,9 +147,10 @@ TASKS: dict[str, dict[str, Any]] = {
         "reward": "smooth",
     },
     "DiffInvertedDoublePendulum-v0": {
-        "num_envs": 64,
+        "num_envs": 256,
         "horizon": 8,
-        "iterations": 1000,
+        "iterations": 600,
+        "eval_every": 300,
         "actor_lr": 2e-3,
     },
     "DiffReacher-v0": {
@@ -177,7 +178,14 @@ TASKS: dict[str, dict[str, Any]] = {
         "policy_hidden": (),
         "kl": 0.0,
     },
-    "DiffHopper-v0": {"iterations": 2000, "gamma": 0.995, "kl": 0.1},
+    "DiffHopper-v0": {
+        "num_envs": 2048,
+        "iterations": 800,
+        "gamma": 0.995,
+        "noise": 1.5,
+        "clip_worlds": 30.0,
+        "kl": 0.3,
+    },
     "DiffWalker2d-v0": {
         "num_envs": 1024,
         "iterations": 1600,
@@ -449,12 +457,12 @@ def rollout(
 
 def score(window: Window, gamma: float) -> Tensor:
     """What all worlds earn in a window and what follows it, discounted, per step and world."""
-    ends = window.done.clone()
+    ends = training.ends(window.done, window.diverged)
     ends[-1] = True
     discount, discounts = torch.ones_like(window.reward[0]), []
-    for done in window.done:
+    for end in ends:
         discounts.append(discount)
-        discount = torch.where(done, 1.0, gamma * discount)
+        discount = torch.where(end, 1.0, gamma * discount)
     earned = window.reward + gamma * torch.where(ends, window.next_value, 0.0)
     return (torch.stack(discounts) * earned).mean()
 
@@ -462,10 +470,11 @@ def score(window: Window, gamma: float) -> Tensor:
 @torch.no_grad()
 def critic_targets(window: Window, gamma: float, lam: float) -> Tensor:
     """Returns of TD(lambda), (horizon, num_envs)."""
+    ends = training.ends(window.done, window.diverged)
     target, targets = window.next_value[-1], []
     for t in reversed(range(len(window.reward))):
         value = window.next_value[t]
-        follows = torch.where(window.done[t], value, (1.0 - lam) * value + lam * target)
+        follows = torch.where(ends[t], value, (1.0 - lam) * value + lam * target)
         target = window.reward[t] + gamma * follows
         targets.append(target)
     return torch.stack(targets[::-1])
@@ -474,6 +483,8 @@ def critic_targets(window: Window, gamma: float, lam: float) -> Tensor:
 def main(cfg: Config) -> None:
     """Train, evaluate, and write the results."""
     torch.set_num_threads(1)  # the networks are small
+    if cfg.critic_batches < 1:
+        raise SystemExit("shac: critic_batches must be 1 or more")
     if cfg.num_envs * cfg.horizon % cfg.critic_batches:
         raise SystemExit(
             f"shac: {cfg.num_envs} worlds times a horizon of {cfg.horizon} do not make "
@@ -538,7 +549,7 @@ def main(cfg: Config) -> None:
         grads = [parameter.grad for parameter in parameters if parameter.grad is not None]
         processes.mean_(grads)
         norm = nn.utils.clip_grad_norm_(parameters, cfg.clip_norm)
-        for grad in grads:  # a norm that is not finite: the whole batch is left out
+        for grad in grads:  # a norm that is not finite: the batch counts as nothing
             grad.masked_fill_(~norm.isfinite(), 0.0)
         lr.copy_(left * cfg.actor_lr * step_size.part)
         for group in optimizer.param_groups:

@@ -262,6 +262,7 @@ def test_critics_are_fitted_in_their_units(sapo):
     ("settings", "message"),
     [
         ({"critic_windows": 0}, "critic_windows must be 1 or more"),
+        ({"critic_batches": 0}, "critic_batches must be 1 or more"),
         ({"num_envs": 3, "horizon": 5, "critic_windows": 2}, "of 5 times 2 windows do not make 4"),
     ],
 )

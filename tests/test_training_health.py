@@ -14,6 +14,7 @@ for name in ("matplotlib", "tensorboard", "tqdm", "tyro"):
 import first_order  # noqa: E402
 
 from diffenvs import training  # noqa: E402
+from diffenvs.training.evaluation import Evaluation  # noqa: E402
 
 ENV = "DiffCartPoleSwingUp-v0"  # no episode of it terminates
 
@@ -174,7 +175,55 @@ def test_diverged_world_harms_no_other(shac, learner, speed):
     obs, count = training.renew(envs, obs)
     assert count == 1 and training.sound(obs).all()
     assert envs.get_state().arrays["elapsed"].tolist() == [0 if m else 4 for m in mask]
-    assert training.renew(envs, obs) == (obs, 0)
+    again, count = training.renew(envs, obs)
+    assert torch.equal(again, obs) and count == 0
+    # The next window begins without the history of this one.
+    found, window, _, _ = differentiate(obs, slice(None))
+    assert not window.diverged.any() and all(grad.isfinite().all() for grad in found)
+
+
+def test_what_was_before_a_divergence(shac):
+    """Steps before it are told by the critic what followed, not that nothing did."""
+    steps, gamma, lam = 4, 0.9, 0.5
+    bad = torch.tensor([False, False, True, False])[:, None].expand(steps, 2).clone()
+    bad[:, 1] = False
+    value = torch.where(bad, 0.0, 50.0).requires_grad_()
+    reward, done = torch.where(bad, 0.0, 1.0), bad.clone()
+    blank = torch.zeros(steps, 2)
+    window = shac.Window(blank, blank, reward, reward, value, done, bad)
+    targets = shac.critic_targets(window, gamma, lam)
+    last = 1.0 + gamma * 50.0
+    assert targets[1, 0].item() == pytest.approx(last)
+    assert targets[0, 0].item() == pytest.approx(1.0 + gamma * (0.5 * 50.0 + 0.5 * last))
+    for t in range(steps):  # without a divergence all targets are returns of one kind
+        last = 1.0 + gamma * (50.0 if t == 0 else 0.5 * 50.0 + 0.5 * last)
+        assert targets[steps - 1 - t, 1].item() == pytest.approx(last)
+    shac.score(window, gamma).backward()
+    assert value.grad[:, 0].tolist() == pytest.approx([0.0, gamma**2 / 8, gamma / 8, gamma / 8])
+    assert value.grad[:, 1].tolist() == pytest.approx([0.0, 0.0, 0.0, gamma**4 / 8])
+    assert torch.equal(training.ends(done, bad)[:, 0], torch.tensor([False, True, True, False]))
+
+
+def test_world_that_diverges_in_an_evaluation():
+    """Its return is NaN, those of the others stay what they are."""
+    device, options = torch.device("cpu"), {"max_episode_steps": 20}
+    evaluation = Evaluation(ENV, options, 4, 0, device)
+    policy = torch.nn.Linear(5, 1)
+    expected = evaluation.returns(policy)
+    assert expected.isfinite().all()
+    envs = evaluation._envs
+    reset = envs.reset
+
+    def spoiled(**keywords):
+        reset(**keywords)
+        qpos, qvel = (x.clone() for x in envs.state[:2])
+        qvel[2] = 1e30
+        return reset(options={"state": (qpos, qvel)})
+
+    envs.reset = spoiled
+    found = evaluation.returns(policy)
+    assert found[2].isnan()
+    torch.testing.assert_close(found[[0, 1, 3]], expected[[0, 1, 3]])
 
 
 def test_sound_numbers():

@@ -27,7 +27,7 @@ from diffenvs.training.processes import Processes, start_processes
 from diffenvs.training.run import Run
 from diffenvs.training.settings import Settings, parse
 from diffenvs.training.steps import StepSize, divergence
-from diffenvs.training.worlds import renew, sound, spread_episodes
+from diffenvs.training.worlds import ends, renew, sound, spread_episodes
 
 __all__ = [
     "GradientHealth",
@@ -38,6 +38,7 @@ __all__ = [
     "StepSize",
     "captured",
     "divergence",
+    "ends",
     "mlp",
     "parse",
     "renew",

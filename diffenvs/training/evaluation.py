@@ -16,6 +16,7 @@ from diffenvs.evaluate import both_keywords
 from diffenvs.policy import save_policy
 from diffenvs.task import pays
 from diffenvs.training.checkpoint import replacing
+from diffenvs.training.worlds import sound
 
 LOOK_EVERY = 10  # steps between looks whether all episodes have ended: a look waits for the device
 
@@ -84,7 +85,7 @@ class Evaluation:
 
     @torch.no_grad()
     def returns(self, policy: nn.Module) -> Tensor:
-        """Play; return the sums of rewards, (num_envs,)."""
+        """Play; return the sums of rewards, (num_envs,), NaN in worlds that diverged."""
         if self._envs is None:
             self._envs = gym.make_vec(
                 self._env,
@@ -102,7 +103,10 @@ class Evaluation:
         policy.eval()
         steps = 0
         while steps % LOOK_EVERY or running.any():
-            obs, reward, terminated, truncated, _ = envs.step(policy(obs))
+            good = sound(obs)  # a world that diverged has no return, and harms no other
+            returns.masked_fill_(running & ~good, torch.nan)
+            action = policy(torch.where(good[:, None], obs, 0.0))
+            obs, reward, terminated, truncated, _ = envs.step(action)
             returns += torch.where(running, reward, 0.0)
             running &= ~(terminated | truncated)
             steps += 1

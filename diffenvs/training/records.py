@@ -105,6 +105,7 @@ class Records:
         if mean >= self.best_return or self.best is None:
             self.best = state
             self.best_return = mean if math.isfinite(mean) else -math.inf
+            self._write(policy)
         if self._scores is not None:
             self.unscored[row] = evaluation.weights(state)
             self._scores.request(row, self.unscored[row])
@@ -142,8 +143,7 @@ class Records:
         best = copy.deepcopy(policy).cpu().eval()
         if self.best is not None:
             best.load_state_dict(self.best)
-        with checkpoint.replacing(folder / "policy.pt2") as path:
-            save_policy(path, best, self._obs_size)
+        self._write(best)
         self._draw()
         if self._scores is not None:
             if self._scores.waiting:
@@ -163,6 +163,11 @@ class Records:
         if cfg.video:
             options, device = self._sides["diffenvs"], str(self._device)
             print(evaluation.record_video(cfg.env, options, best, TEST_SEED, folder, device))
+
+    def _write(self, policy: nn.Module) -> None:
+        """Write the policy for `diffenvs.evaluate`."""
+        with checkpoint.replacing(self._folder / "policy.pt2") as path:
+            save_policy(path, policy, self._obs_size)
 
     def _draw(self) -> None:
         """Draw the curve."""

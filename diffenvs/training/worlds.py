@@ -20,13 +20,27 @@ def renew(envs: Any, obs: Tensor) -> tuple[Tensor, int]:
     """Begin new episodes in the worlds that have diverged; this waits for the device.
 
     Returns:
-        The observations, and the number of these worlds.
+        The observations, without history, and the number of these worlds.
     """
     lost = ~sound(obs).cpu()
     count = int(lost.sum())
     if count:
         obs, _ = envs.reset(options={"reset_mask": lost})
-    return obs, count
+    return obs.detach(), count
+
+
+def ends(done: Tensor, diverged: Tensor) -> Tensor:
+    """Say of steps (steps, num_envs) whether what follows them is told by a value alone.
+
+    It is where an episode ends, and before a step in which the world diverges, of which nothing
+    is known.
+
+    Args:
+        done: Whether an episode ended.
+        diverged: Whether the world had diverged.
+    """
+    followed = torch.zeros_like(diverged[:1])
+    return done | torch.cat([diverged[1:], followed])
 
 
 def spread_episodes(envs: Any) -> None:
