@@ -12,8 +12,8 @@ again.
 
 It writes `learning.json`, of which `tests/readme_tables.py` makes the README's table, and the
 curves, against wall clock in `learning.png` and against environment steps in `learning_steps.png`;
-`--policies FOLDER` copies the best seed's policy of each task. Runs that have no policy are named
-and left out.
+`--policies FOLDER` copies the best seed's policy of each task, and `--keep` leaves runs in the file
+that are not given. Runs that have no policy are named and left out.
 """
 
 from __future__ import annotations

@@ -6,8 +6,6 @@ the first-order scripts; batches are as large as a GPU likes them.
 
     python examples/ppo.py --env DiffAnt-v0                   on a GPU
     torchrun --nproc-per-node=2 examples/ppo.py --env DiffAnt-v0
-    python examples/ppo.py --env DiffHopper-v0 --device cpu --iterations 400
-                                                              hops in two minutes on a CPU
     python examples/ppo.py --help                             what can be set
 
 Each iteration steps all worlds `horizon` times with noise, and then climbs the clipped objective
@@ -119,6 +117,7 @@ TASKS: dict[str, dict[str, Any]] = {
         "gamma": 0.9999,
         "lam": 0.99,
         "iterations": 1000,
+        "integrator": "rk4",
     },
     # Control steps are 8 ms: the zoo has a gamma of 0.999 for Hopper.
     "DiffHopper-v0": {"horizon": 32, "gamma": 0.995, "iterations": 1500, "integrator": "rk4"},

@@ -5,15 +5,17 @@
     python examples/sapo.py --help                                       what can be set
 
 As in `shac.py`, an iteration steps all worlds through a short window and differentiates what it
-earned, and the value of its end, by the policy's parameters. Three things are different, after Xing
-et al. 2025, "Stabilizing Reinforcement Learning in Differentiable Multiphysics Simulation"
-(arXiv:2412.12089):
+earned, and the value of its end, by the policy's parameters. Four things are different, the first
+three after Xing et al. 2025, "Stabilizing Reinforcement Learning in Differentiable Multiphysics
+Simulation" (arXiv:2412.12089):
 
 * The policy is paid for its entropy, with a weight that is steered so that the entropy stays at a
   target. The noise depends on the state. Squashed actions at their bounds have no entropy, so this
   also keeps the policy where tanh has a gradient.
 * There are two critics. The policy sees their mean, the targets the lower one.
 * No slow copies of the critics: what is fitted is used.
+* The critics may be fitted to some earlier windows as well (`critic_windows`), whose targets are
+  those of the policies of then, without correction.
 
 It leaves what `shac.py` leaves.
 """
@@ -83,7 +85,7 @@ class Config(Settings):
     (van Hasselt et al. 2016, arXiv:1602.07714). Found here: units of all targets so far are too
     coarse for a policy that runs well, whose targets are all alike."""
     entropy_weight: float = 1.0
-    """Weight of the entropy at the start, in rewards per action. Xing et al."""
+    """Weight of the entropy, a mean over the actions, at the start, in rewards. Xing et al."""
     entropy_lr: float = 5e-3
     """Learning rate of its logarithm. Xing et al."""
     target_entropy: float = -0.5

@@ -2,7 +2,7 @@
 
     python examples/shac.py --env DiffAnt-v0
     torchrun --nproc-per-node=2 examples/shac.py --env DiffAnt-v0
-    python examples/shac.py --env DiffHopper-v0 --num-envs 64            hops in minutes on a CPU
+    python examples/shac.py --env DiffHopper-v0                          hops in minutes on a CPU
     python examples/shac.py --help                                       what can be set
 
 An iteration steps all worlds through a short window with noise, and differentiates what the window
