@@ -203,6 +203,7 @@ def kill_and_resume(name, folder, *arguments):
     assert process.returncode == -signal.SIGKILL, out
     killed = torch.load(file, weights_only=False)["records"]["iteration"]
     assert 0 < killed < iterations
+    assert file.with_name("policy.pt2").exists()  # the best so far
     run(name, *settings, "--out", folder / "killed", "--resume")
     return [folder / run / ENV / "seed0" for run in ("whole", "killed")]
 
