@@ -115,9 +115,9 @@ class Config(Settings):
     the policy are noisy. Found here."""
     clip_worlds: float = 3.0
     """Limit of the gradient that passes back through a world's action or state, in medians over the
-    worlds. Found here: Hopper and Walker2d end higher with 30 than with 3, and Ant needs 10, for
-    what they learn from are the few worlds with a foot on the ground; without any limit a Hopper
-    fell back for a while."""
+    worlds. Found here: Hopper ends higher with 30 than with 3, and Ant needs 10, for what they
+    learn from are the few worlds with a foot on the ground; without any limit a Hopper fell back
+    for a while."""
     kl: float = 0.01
     """Divergence between the policies before and after a step that the step's length is steered
     to, with `actor_lr` as its upper limit; it falls with the square of the learning rate. 0: no
