@@ -180,8 +180,8 @@ TASKS: dict[str, dict[str, Any]] = {
         "kl": 0.0,
     },
     "DiffHopper-v0": {
-        "iterations": 500,
-        "eval_every": 25,
+        "iterations": 1000,
+        "eval_every": 50,
         "gamma": 0.995,
         "noise": 1.5,
         "clip_worlds": 30.0,
