@@ -5,7 +5,7 @@
     python examples/learning.py runs/shac runs/ppo       scores and draws all that is in there
 
 A run is a folder with `curve.json` and `policy.pt2`, as `diffenvs.training` leaves it. Its policy,
-which is the best by the evaluations on our environment, plays whole episodes of Gymnasium's own
+which is the best by the evaluations of its curve, plays whole episodes of Gymnasium's own
 environment, and of ours where Gymnasium has no such task; the seeds of these episodes are none of
 those that chose it. A policy that `learning.json` has a score of, by its content, is not played
 again.
@@ -43,7 +43,7 @@ from matplotlib.ticker import StrMethodFormatter
 from diffenvs import command_line, evaluate
 from diffenvs.policy import load_policy
 from diffenvs.training.checkpoint import replacing
-from diffenvs.training.curve import HEADER
+from diffenvs.training.curve import HEADER, Row
 from diffenvs.training.settings import FREE
 
 # What model-free methods have reached: the best entry of rl-baselines3-zoo, after 1 to 3 M steps;
@@ -110,10 +110,10 @@ def read(folder: Path) -> Run:
         raise ValueError("its curve ends where it begins")
     if not (folder / "policy.pt2").is_file():
         raise ValueError("it has no policy.pt2: it has not come to its end")
-    scored = [row for row in rows if row["return"] is not None]
+    scored = [Row(*row) for row in table if row[HEADER.index("return")] is not None]
     if not scored:
         raise ValueError("none of its returns is finite")
-    best = max(reversed(scored), key=lambda row: row["return"])
+    best = max(reversed(scored), key=lambda row: row.score)
     run = {
         "script": script,
         "env": env,
@@ -125,7 +125,7 @@ def read(folder: Path) -> Run:
         "versions": versions,
         "steps": rows[-1]["steps"],
         "seconds": round(rows[-1]["seconds"], 1),
-        "best": {"steps": best["steps"], "seconds": round(best["seconds"], 1)},
+        "best": {"steps": best.steps, "seconds": round(best.seconds, 1)},
         "policy": hashlib.sha256((folder / "policy.pt2").read_bytes()).hexdigest(),
         "curve": [[_rounded(x) for x in row] for row in table],
     }

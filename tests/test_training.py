@@ -1,5 +1,6 @@
 """What training scripts leave to `diffenvs.training`, tried with a miniature of one."""
 
+import copy
 import csv
 import dataclasses
 import importlib.util
@@ -24,8 +25,8 @@ from first_order import ENV, assert_equal, environment, torchrun  # noqa: E402
 
 from diffenvs import command_line, training  # noqa: E402
 from diffenvs.policy import load_policy  # noqa: E402
-from diffenvs.training import checkpoint, evaluation  # noqa: E402
-from diffenvs.training.scores import Game, GymnasiumScores  # noqa: E402
+from diffenvs.training import checkpoint, evaluation, records  # noqa: E402
+from diffenvs.training.scores import Game, GymnasiumScores, Score  # noqa: E402
 
 SCRIPT = """
 import os, signal, sys
@@ -359,11 +360,71 @@ def test_curve_has_every_evaluation(mini, capfd):
     task = command_line.make_task(gym.spec(ENV), {})
     action = load_policy(run.folder / "policy.pt2", task)(torch.ones(5, 4).numpy())
     best = mini.Policy()
-    best.load_state_dict(checkpoint.read(mini.Config())["records"]["best"])
+    best.load_state_dict(run.records.best)
     assert torch.allclose(torch.tensor(action), best(torch.ones(5, 4)), atol=1e-5)
-    assert run.records.best_return == max(row.returns for row in run.records.curve)
+    lower = [min(row.returns, row.gymnasium) for row in run.records.curve]
+    assert run.records.best_score == max(lower) > 1.0
     out = capfd.readouterr().out
     assert out.startswith("Compiling the physics") and "On InvertedPendulum-v5" in out
+
+
+class Told:
+    """Gymnasium's scores of the policies of a run, as they are told here; None is a failure."""
+
+    def __init__(self, scores):
+        self.scores, self.asked = list(scores), []
+
+    @property
+    def waiting(self):
+        return len(self.asked)
+
+    def request(self, number, weights):
+        self.asked.append(number)
+
+    def arrived(self, wait=False):
+        while self.asked and wait:
+            if not self.scores:
+                raise KeyboardInterrupt
+            mean = self.scores.pop(0)
+            number = self.asked.pop(0)
+            yield Score(number, failure="no luck") if mean is None else Score(number, mean, 0.5)
+
+    def close(self):
+        pass
+
+
+@pytest.mark.parametrize(
+    ("told", "best"),
+    [
+        (None, 2),  # nobody else is asked
+        ([5.0, 4.0, 2.0, 9.0, 3.0], 3),  # scores 1, 4, 2, 8, 3
+        ([5.0, 9.0, 2.0, 6.0, 6.0], 1),  # 1, 7, 2, 6, 4
+        ([5.0, 4.0, None, 9.0, 3.0], 2),  # 9 on ours is all that is known
+        ([5.0, 4.0, 2.0], 3),  # and of the last two, which a Ctrl-C leaves out: 8
+        ([math.nan] * 5, 0),  # none is better than the first
+    ],
+)
+def test_best_is_good_on_both_sides(mini, monkeypatch, told, best):
+    """The policy with the highest of the lower of both returns is kept and written."""
+    returns, states = iter([1.0, 7.0, 9.0, 8.0, 4.0]), []
+
+    def play(self, policy):
+        states.append(copy.deepcopy(policy.state_dict()))
+        return torch.full((2,), next(returns))
+
+    monkeypatch.setattr(evaluation.Evaluation, "returns", play)
+    monkeypatch.setattr(records, "GymnasiumScores", lambda game, log: Told(told))
+    episodes = 0 if told is None else 2
+    sizes = {"iterations": 4, "eval_every": 1, "gymnasium_episodes": episodes}
+    run = mini.main(mini.Config(**sizes))
+    assert len(states) == 5
+    kept = mini.Policy()
+    kept.load_state_dict(states[best])
+    obs = torch.linspace(-1.0, 1.0, 20).reshape(5, 4)
+    task = command_line.make_task(gym.spec(ENV), {})
+    written = load_policy(run.folder / "policy.pt2", task)(obs.numpy())
+    torch.testing.assert_close(torch.tensor(written), kept(obs).detach())
+    assert_equal(run.records.best, dict(states[best]))
 
 
 def test_evaluating_changes_no_training(mini, tmp_path):

@@ -46,6 +46,16 @@ class Row:
     gymnasium: float | None = None
     gymnasium_error: float | None = None
 
+    @property
+    def score(self) -> float:
+        """What tells the best policy: the lower of both returns.
+
+        What a policy has learned of one simulation alone, or what luck gave it in few episodes,
+        shows in the other. -inf if one is not finite.
+        """
+        known = [self.returns] if self.gymnasium is None else [self.returns, self.gymnasium]
+        return min(known) if all(map(math.isfinite, known)) else -math.inf
+
 
 HEADER = ["iteration", "steps", "seconds", "return", "gymnasium_return", "gymnasium_error"]
 

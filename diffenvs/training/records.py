@@ -22,7 +22,7 @@ from diffenvs.training.scores import Game, GymnasiumScores
 from diffenvs.training.settings import Settings
 
 TEST_SEED = 3_000_000_000  # beyond those of training and of `diffenvs.evaluate`
-STATE = ("about", "curve", "best", "best_return", "unscored")  # what a checkpoint has of it
+STATE = ("about", "curve", "best", "best_score", "unscored")  # what a checkpoint has of it
 
 
 class Records:
@@ -39,9 +39,9 @@ class Records:
     Attributes:
         about: What the curve depends on.
         curve: A row per evaluation.
-        best: State of the policy with the highest return.
-        best_return: That return.
-        unscored: By row, the weights of which Gymnasium's score is awaited.
+        best: State of the policy with the highest score, see `Row`; the first until one has any.
+        best_score: That score.
+        unscored: By row, the policies of which Gymnasium's score is awaited.
         log: What TensorBoard shows.
     """
 
@@ -65,8 +65,8 @@ class Records:
         self.about = curve.describe(cfg, processes.device, processes.count) | {"resumed": []}
         self.curve: list[Row] = []
         self.best: dict[str, Any] | None = None
-        self.best_return = -math.inf
-        self.unscored: dict[int, bytes] = {}
+        self.best_score = -math.inf
+        self.unscored: dict[int, dict[str, Any]] = {}
         if before is not None:
             now = self.about
             for name in STATE:
@@ -94,40 +94,41 @@ class Records:
             evaluation.export(policy, self._obs_size),
         )
         self._scores = GymnasiumScores(game, self._folder / "gymnasium.log")
-        for row, weights in self.unscored.items():
-            self._scores.request(row, weights)
+        for row, state in self.unscored.items():
+            self._scores.request(row, evaluation.weights(state))
 
     def evaluate(self, policy: nn.Module, iteration: int, steps: int, seconds: float) -> None:
-        """Score the policy; it may be the best."""
+        """Score the policy; it may be the best, which Gymnasium's score decides if it has one."""
         began, row = time.perf_counter(), len(self.curve)
         mean = self._evaluation.returns(policy).mean().item()
         state = checkpoint.to_cpu(policy.state_dict())
-        if mean >= self.best_return or self.best is None:
-            self.best = state
-            self.best_return = mean if math.isfinite(mean) else -math.inf
-            self._write(policy)
-        if self._scores is not None:
-            self.unscored[row] = evaluation.weights(state)
-            self._scores.request(row, self.unscored[row])
         self.curve.append(Row(iteration, steps, seconds, mean))
+        if self.best is None:  # better than none
+            self._keep(policy, state)
+        if self._scores is None:
+            self._judge(policy, row, state)
+        else:
+            self.unscored[row] = state
+            self._scores.request(row, evaluation.weights(state))
         self.log.writer.add_scalar("eval/return", mean, steps)
         curve.write_tables(self.curve, self.about, self._folder)
         tqdm.write(f"iteration {iteration}: return {mean:.1f}; {steps:,} steps, {seconds:.0f} s")
         self.log.pause(began)
 
-    def take_scores(self, wait: bool = False) -> None:
+    def take_scores(self, policy: nn.Module, wait: bool = False) -> None:
         """Enter Gymnasium's scores that have arrived into the curve; or wait for all."""
         for score in self._scores.arrived(wait) if self._scores is not None else ():
+            began = time.perf_counter()
             row = self.curve[score.request]
-            self.unscored.pop(score.request, None)
-            if score.failure is not None:
-                if score.failure not in self._failures:
-                    tqdm.write(f"No score on {self._gymnasium}: {score.failure}")
+            if score.failure is None:
+                row.gymnasium, row.gymnasium_error = score.mean, curve.finite(score.error)
+                self.log.writer.add_scalar("eval/gymnasium_return", score.mean, row.steps)
+                curve.write_tables(self.curve, self.about, self._folder)
+            elif score.failure not in self._failures:
+                tqdm.write(f"No score on {self._gymnasium}: {score.failure}")
                 self._failures.add(score.failure)
-                continue
-            row.gymnasium, row.gymnasium_error = score.mean, curve.finite(score.error)
-            self.log.writer.add_scalar("eval/gymnasium_return", score.mean, row.steps)
-            curve.write_tables(self.curve, self.about, self._folder)
+            self._judge(policy, score.request, self.unscored.pop(score.request))
+            self.log.pause(began)
 
     def latest(self) -> dict[str, str]:
         """The last scores, for the progress bar."""
@@ -140,18 +141,16 @@ class Records:
     def finish(self, policy: nn.Module) -> None:
         """Write policy, curve and video, and say what was reached."""
         cfg, folder = self._cfg, self._folder
-        best = copy.deepcopy(policy).cpu().eval()
-        if self.best is not None:
-            best.load_state_dict(self.best)
-        self._write(best)
         self._draw()
         if self._scores is not None:
             if self._scores.waiting:
                 print(f"Waiting for scores on {self._gymnasium}; Ctrl-C leaves them out.")
             try:
-                self.take_scores(wait=True)
+                self.take_scores(policy, wait=True)
             except KeyboardInterrupt:
                 print("Left out.")
+                for row, state in self.unscored.items():
+                    self._judge(policy, row, state)
             self._scores.close()
             self._draw()
         self.log.writer.close()
@@ -162,12 +161,28 @@ class Records:
             print(f"Score it at length: {command} --policy {folder / 'policy.pt2'}")
         if cfg.video:
             options, device = self._sides["diffenvs"], str(self._device)
+            best = self._best(policy)
             print(evaluation.record_video(cfg.env, options, best, TEST_SEED, folder, device))
 
-    def _write(self, policy: nn.Module) -> None:
-        """Write the policy for `diffenvs.evaluate`."""
+    def _judge(self, policy: nn.Module, row: int, state: dict[str, Any]) -> None:
+        """Keep the policy of a row if its score is the highest so far."""
+        score = self.curve[row].score
+        if score > -math.inf and score >= self.best_score:
+            self.best_score = score
+            self._keep(policy, state)
+
+    def _keep(self, policy: nn.Module, state: dict[str, Any]) -> None:
+        """Make it the best, and write it for `diffenvs.evaluate`."""
+        self.best = state
         with checkpoint.replacing(self._folder / "policy.pt2") as path:
-            save_policy(path, policy, self._obs_size)
+            save_policy(path, self._best(policy), self._obs_size)
+
+    def _best(self, policy: nn.Module) -> nn.Module:
+        """Return a copy of a policy that has the best weights, on the CPU."""
+        best = copy.deepcopy(policy).cpu().eval()
+        if self.best is not None:
+            best.load_state_dict(self.best)
+        return best
 
     def _draw(self) -> None:
         """Draw the curve."""
@@ -177,7 +192,7 @@ class Records:
     def _summary(self) -> str:
         """Say what was reached."""
         first = self.curve[0]
-        best = max(reversed(self.curve), key=lambda row: row.returns)
+        best = max(reversed(self.curve), key=lambda row: row.score)
         lines = [
             f"Return of an episode: {first.returns:.1f} before training, {best.returns:.1f} at best"
             f" (iteration {best.iteration})."

@@ -140,7 +140,7 @@ class Run:
         if records is not None:
             if end or (cfg.eval_every and self.iteration % cfg.eval_every == 0):
                 self._evaluate(policy)
-            records.take_scores()
+            records.take_scores(policy)
             if self.iteration % LOG_EVERY == 0:
                 records.log.write(self.steps, self.seconds)
             bar.set_postfix(records.latest(), refresh=False)
