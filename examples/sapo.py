@@ -127,7 +127,7 @@ TASKS: dict[str, dict[str, Any]] = {
     "DiffHalfCheetah-v0": {
         "num_envs": 8192,
         "horizon": 1,
-        "iterations": 3300,
+        "iterations": 4300,
         "eval_every": 400,
         "episode": 250,
         "actor_lr": 2e-3,

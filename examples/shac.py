@@ -180,6 +180,7 @@ TASKS: dict[str, dict[str, Any]] = {
         "kl": 0.0,
     },
     "DiffHopper-v0": {
+        "num_envs": 2048,
         "iterations": 1000,
         "eval_every": 50,
         "gamma": 0.995,
