@@ -56,7 +56,7 @@ def walk(shac):
 @pytest.mark.slow
 def test_killed_run_ends_as_one_that_was_not(tmp_path, capfd):
     """Killed (SIGKILL) and resumed, all that the run goes on from is the same bit for bit."""
-    more = "--gymnasium-episodes 0 --no-video --center --tries 8 --try-steps 5".split()
+    more = "--gymnasium-episodes 0 --no-video --center --tries 8 --try-steps 5 --residual".split()
     whole, killed = first_order.kill_and_resume("shac", tmp_path, *SMALL, *more)
     a, b = (torch.load(f / "checkpoint.pt", weights_only=False) for f in (whole, killed))
     first_order.assert_equal(a["parts"], b["parts"])
@@ -193,7 +193,8 @@ class Contest:
 @pytest.mark.parametrize("seed", range(8))
 def test_search_finds_the_policy_that_earns_most(shac, seed):
     """It is the best of all that were tried, at observations in their units; the seed gives it."""
-    cfg = shac.Config(num_envs=4, tries=12, try_steps=6, hidden=(8,), start=2.0)
+    sizes = {"num_envs": 4, "tries": 24, "try_steps": 6, "try_spread": 0.5}
+    cfg = shac.Config(**sizes, hidden=(8,), start=2.0, residual=seed > 3)
     found = []
     for _ in range(2):
         torch.manual_seed(seed)
@@ -201,24 +202,75 @@ def test_search_finds_the_policy_that_earns_most(shac, seed):
         obs, steps = shac.search(Contest(), policy, cfg)
         found.append(policy.state_dict())
     first_order.assert_equal(*found)
-    assert obs.shape == (4, 3) and steps == 4 * 4 * 6
+    assert obs.shape == (4, 3) and steps == 4 * 7 * 6
     torch.testing.assert_close(policy.normalize.mean, torch.tensor([0.5, 0.0, 2.0]))
+
+    seen = torch.tensor([[0.5, -1.0, 2.0], [0.5, 1.0, 2.0]]).repeat(3, 1)
+
+    def draw():
+        return [shac.Policy(3, torch.ones(2), cfg) for _ in range(4)]
+
+    def earns(world, one):
+        one.normalize = policy.normalize
+        paid = one(seen)[:, 0]
+        return (paid[0] if world == 1 else paid.sum()).item()
 
     torch.manual_seed(seed)
     shac.Policy(3, torch.ones(2), cfg)
-    drawn = [shac.Policy(3, torch.ones(2), cfg) for _ in range(4 + 12)][4:]  # after the first round
-    seen = torch.tensor([[0.5, -1.0, 2.0], [0.5, 1.0, 2.0]]).repeat(3, 1)
+    draw()  # the first round
+    best = []  # returns and weights, of the worlds that pay numbers
+    for number in range(6):
+        drawn = draw()
+        if number >= 3:
+            for i, one in enumerate(drawn):
+                parent = best[i % len(best)][1]
+                for name, x in one.net.state_dict().items():
+                    x.copy_(parent[name] + 0.5 * x)
+        best += [(earns(world, one), one.net.state_dict()) for world, one in enumerate(drawn[:2])]
+        best.sort(key=lambda one: -one[0])
+        if number == 2:
+            half = best[0][0]
+    first_order.assert_equal(dict(best[0][1]), dict(policy.net.state_dict()))
+    assert best[0][0] > half or seed == 5  # one near the best is better, but for one seed
 
-    def earns(number, one):
-        if number % 4 > 1:
-            return -np.inf
-        one.normalize = policy.normalize
-        paid = one(seen)[:, 0]
-        return paid[0].item() if number % 4 == 1 else paid.sum().item()
 
-    returns = [earns(number, one) for number, one in enumerate(drawn)]
-    best = drawn[int(np.argmax(returns))]
-    first_order.assert_equal(dict(best.net.state_dict()), dict(policy.net.state_dict()))
+class Lost(Contest):
+    """Worlds without a single number."""
+
+    def step(self, action):
+        *_, info = super().step(action)
+        over = torch.zeros(4, dtype=torch.bool)
+        return self.obs * torch.nan, action[:, 0] * torch.nan, over, over, info
+
+
+def test_search_in_which_all_diverge_changes_nothing(shac):
+    """There is no best one, and none near it."""
+    cfg = shac.Config(num_envs=4, tries=16, try_steps=2, hidden=(8,))
+    policy = shac.Policy(3, torch.ones(2), cfg)
+    before = copy.deepcopy(policy.net.state_dict())
+    shac.search(Lost(), policy, cfg)
+    first_order.assert_equal(dict(before), dict(policy.net.state_dict()))
+
+
+def test_residual_policy_begins_linear(shac):
+    """Hidden layers add nothing at first, then a tenth of what they give; both parts learn."""
+    torch.manual_seed(0)
+    cfg = shac.Config(policy_hidden=(8,), residual=True)
+    policy = shac.Policy(3, torch.tensor([1.0, 0.4]), cfg)
+    obs = torch.randn(5, 3)
+    linear, deep = policy.net.linear, policy.net.deep
+    x = policy.normalize(obs)
+    expected = policy.high * torch.tanh(x @ linear.weight.T + linear.bias)
+    torch.testing.assert_close(policy(obs), expected)
+    assert policy(obs).abs().mean() > 0.001
+    policy(obs).square().sum().backward()
+    assert linear.weight.grad.norm() > 0.0 and deep[-1].weight.grad.norm() > 0.0
+    torch.nn.init.normal_(deep[-1].weight)
+    torch.testing.assert_close(policy.net(obs), linear(obs) + 0.1 * deep(obs))
+    assert (policy(obs) - expected).norm() > 0.01
+    policy.zero_grad()
+    policy(obs).square().sum().backward()
+    assert all(parameter.grad.norm() > 0.0 for parameter in policy.net.parameters())
 
 
 def test_critic_learns_first(shac, tmp_path):
