@@ -118,7 +118,7 @@ class Config(Settings):
 TASKS: dict[str, dict[str, Any]] = {
     "DiffPusher-v0": {
         "num_envs": 2048,
-        "iterations": 600,
+        "iterations": 450,
         "actor_lr": 2e-3,
         "target_entropy": -1.0,
         "clip_worlds": 30.0,
