@@ -26,7 +26,7 @@ import shutil
 import sys
 import warnings
 from dataclasses import dataclass
-from importlib import metadata
+from importlib import import_module, metadata
 from pathlib import Path
 from typing import Any
 
@@ -57,6 +57,7 @@ TO_BEAT: dict[str, float | None] = {
     "DiffSwimmer-v0": 360.0,
     "DiffReacher-v0": -3.75,
     "DiffPusher-v0": -20.0,
+    "StiffPusher-v0": None,
     "DiffInvertedPendulum-v0": 1000.0,  # the most that there is
     "DiffInvertedDoublePendulum-v0": 9300.0,
     "DiffCartPoleSwingUp-v0": None,  # its poles are to stand
@@ -65,6 +66,7 @@ TO_BEAT: dict[str, float | None] = {
 YARDSTICK = "ppo"
 COLOURS = {"shac": "#e07b1f", "sapo": "#24405e", "apg": "#2a9d8f", YARDSTICK: "#9b5fa5"}
 FAINT, INK = "#dfe5ea", "#24405e"
+CPU_STYLE = (0, (1.0, 0.6))  # dots close together; curves of a GPU are lines
 MACHINE = ("device", "processes", "cpu", "cores")  # not more of it than figures depend on
 STANDING, LAST = 0.95, 50  # cosine of a pole's angle, through so many steps at the end: 2 s
 Run = dict[str, Any]
@@ -99,13 +101,18 @@ def read(folder: Path) -> Run:
         settings, rows = dict(about["settings"]), about["curve"]
         words = shlex.split(about["command"])
         script = next(Path(word).stem for word in words if word.endswith(".py"))
-        env, seed = settings.pop("env").rpartition(":")[2], settings.pop("seed")
+        (module, _, env), seed = settings.pop("env").rpartition(":"), settings.pop("seed")
         table = [[row[name] for name in HEADER] for row in rows]
         machine = {name: about["machine"][name] for name in MACHINE}
         commit, versions = about["commit"], about["versions"]
     except (ValueError, KeyError, TypeError, AttributeError, StopIteration) as error:
         kind = type(error).__name__
         raise ValueError(f"its curve.json is not that of a run ({kind}: {error})") from None
+    try:
+        if module:
+            import_module(module)  # it registers the environment
+    except ImportError as error:
+        raise ValueError(f"its environment cannot be imported ({error})") from None
     if len(table) < 2:
         raise ValueError("its curve ends where it begins")
     if not (folder / "policy.pt2").is_file():
@@ -145,9 +152,14 @@ def _rounded(value: float | None) -> float | None:
     return value if value is None or isinstance(value, int) else float(f"{value:.5g}")
 
 
-def name(run: Run) -> tuple[str, str, int]:
+def on_cpu(run: Run) -> bool:
+    """Whether a run computed on a CPU, where time is another and settings are."""
+    return run["machine"]["device"] == "cpu"
+
+
+def name(run: Run) -> tuple[str, str, int, bool]:
     """What tells runs apart."""
-    return run["script"], run["env"], run["seed"]
+    return run["script"], run["env"], run["seed"], on_cpu(run)
 
 
 def check(runs: list[Run]) -> None:
@@ -163,11 +175,11 @@ def check(runs: list[Run]) -> None:
                 )
 
 
-def algorithms(runs: list[Run]) -> dict[tuple[str, str], list[Run]]:
-    """The seeds of each task and script."""
-    found: dict[tuple[str, str], list[Run]] = {}
+def algorithms(runs: list[Run]) -> dict[tuple[str, str, bool], list[Run]]:
+    """The seeds of each task and script, on GPUs and on a CPU."""
+    found: dict[tuple[str, str, bool], list[Run]] = {}
     for run in runs:
-        found.setdefault((run["env"], run["script"]), []).append(run)
+        found.setdefault((run["env"], run["script"], on_cpu(run)), []).append(run)
     return found
 
 
@@ -234,7 +246,7 @@ def gather(folders: list[Path], known: list[Run], episodes: int, save: Any) -> d
             print(f"LEFT OUT: {folder}: {error}")
             continue
         if name(run) in runs:
-            script, env, seed = name(run)
+            script, env, seed, _ = name(run)
             raise ValueError(
                 f"{runs[name(run)]['folder']} and {folder} are both {script}, {env}, seed {seed}: "
                 "give one of them"
@@ -274,6 +286,7 @@ def ordered(runs: list[Run]) -> list[Run]:
             env,
             scripts.index(script) if script in scripts else len(scripts),
             script,
+            on_cpu(run),
             run["seed"],
         )
 
@@ -384,16 +397,16 @@ def draw_task(axes: Any, env: str, runs: list[Run], against: Against) -> None:
     title = first["env"] if first["on"] == "gymnasium" else f"{env} (ours)"
     axes.set_title(title, color=INK, fontsize=12)
     notes = []
-    for (_, script), seeds in algorithms(runs).items():
-        colour = COLOURS.get(script, INK)
+    for (_, script, cpu), seeds in algorithms(runs).items():
+        colour, style = COLOURS.get(script, INK), CPU_STYLE if cpu else "-"
         places, mean, *_ = band(seeds, "return", against)
         gymnasium = band(seeds, "gymnasium_return", against)
         main = first["on"] == "diffenvs" or not gymnasium[0].size
         if not main:
-            axes.plot(places, mean, color=colour, linewidth=0.8, alpha=0.6)
+            axes.plot(places, mean, linestyle=style, color=colour, linewidth=0.8, alpha=0.6)
         places, mean, low, high = band(seeds, "return", against) if main else gymnasium
         axes.fill_between(places, low, high, color=colour, alpha=0.18, linewidth=0)
-        axes.plot(places, mean, color=colour, linewidth=2.0)
+        axes.plot(places, mean, linestyle=style, color=colour, linewidth=2.0)
         axes.plot(
             [against.of_best(run) for run in seeds],
             [run["score"]["return"] for run in seeds],
@@ -459,6 +472,8 @@ def draw(runs: list[Run], path: Path, against: Against) -> None:
     scripts = [x for x in COLOURS if any(run["script"] == x for run in runs)]
     handles = [Line2D([], [], color=COLOURS[x], linewidth=2.0, label=x.upper()) for x in scripts]
     episodes = sorted({run["score"]["episodes"] for run in runs})
+    if any(map(on_cpu, runs)):
+        handles += [Line2D([], [], color=INK, linestyle=CPU_STYLE, linewidth=2.0, label="on a CPU")]
     handles += [
         Line2D([], [], color=INK, linewidth=0.8, alpha=0.6, label="the same on our environment"),
         Line2D([], [], color=INK, linestyle="--", linewidth=1.0, label="to beat"),

@@ -124,6 +124,14 @@ TASKS: dict[str, dict[str, Any]] = {
         "clip_worlds": 30.0,
         "kl": 0.05,
     },
+    "DiffWalker2d-v0": {
+        "num_envs": 2048,
+        "iterations": 900,
+        "gamma": 0.995,
+        "noise": 1.0,
+        "clip_worlds": 30.0,
+        "kl": 0.2,
+    },
     "DiffHalfCheetah-v0": {
         "num_envs": 8192,
         "horizon": 1,

@@ -42,9 +42,10 @@ HEALTH_EVERY = 10
 MEAN_RATE = 0.05
 """How far the mean of the rewards follows those of an iteration."""
 BEST = 16
-"""Policies near which others are tried."""
+"""Policies near which others are tried. Found here, with 64 worlds."""
 RESIDUAL = 0.1
-"""Part that hidden layers beside a linear policy count for, and so their learning rate, nearly."""
+"""Factor on what hidden layers add to a linear policy, whose high learning rate is too much for
+them. Found here."""
 
 
 @dataclass
@@ -99,18 +100,19 @@ class Config(Settings):
     robots fall: what an end is worth moves with the mean at once, and the critic slowly."""
     tries: int = 0
     """Policies, of which training begins with the one that earns most: the first half random
-    (Mania et al. 2018, arXiv:1803.07055), the others near the best so far. They play as many as
-    worlds at a time, so rounded up, and with several processes those of the first. For tasks in
-    which a policy that does next to nothing has nothing to climb. Observations are scaled then once
-    and for all."""
+    (Mania et al. 2018, arXiv:1803.07055), the others near the best so far. They play in rounds of
+    one a world, so their number is rounded up, to two rounds at least; an odd round is random. With
+    several processes those of the first count. For tasks in which a policy that does next to
+    nothing has nothing to climb. Observations are scaled then once and for all. A run that is
+    killed before the search has ended begins anew."""
     try_spread: float = 0.25
     """How far the second half is from the best: this part of a random policy is added. Found here:
-    it finds a swimmer's faster strokes, to which gradients do not lead from all others."""
+    it finds a swimmer's faster strokes, which gradients do not reach from most starts."""
     try_steps: int = 500
     """Steps in which they earn, or until their episode ends."""
     start: float = 0.1
-    """Scale of the policy's last weights at the start. Small, tanh is not saturated; large, random
-    policies differ."""
+    """Scale of the policy's last weights at the start, with `residual` of the linear map's. Small,
+    tanh is not saturated; large, random policies differ."""
     noise: float = 0.4
     """Standard deviation of the exploration at the start, before the squashing; it is learned. Xu
     et al.: 0.37. Found here: robots that fall find their gait sooner with 0.8 to 1.5."""
@@ -407,14 +409,15 @@ def search(envs: Any, policy: Policy, cfg: Config) -> tuple[Tensor, int]:
     """Give the policy the weights of the best of many that are tried.
 
     Every world plays a policy of its own, until its episode ends. In a first round, of which
-    nothing else is kept, the observations show how they spread. From the middle on the policies are
-    the best so far, and a part of a random one.
+    nothing else is kept, the observations show how they spread. From the middle on each policy is
+    one of the best so far plus a part of a random one. If none earns a number, that is said, and
+    the policy stays what it was.
 
     Returns:
         The last observations, and the number of steps of all worlds.
     """
     nobs, high = envs.single_observation_space.shape[0], policy.high
-    obs, rounds = high, math.ceil(cfg.tries / cfg.num_envs)
+    obs, rounds = high, max(2, math.ceil(cfg.tries / cfg.num_envs))
     best: dict[str, Tensor] = {}
     earned = torch.zeros(0, device=high.device)
     for number in range(1 + rounds):
@@ -438,12 +441,14 @@ def search(envs: Any, policy: Policy, cfg: Config) -> tuple[Tensor, int]:
             plays &= good & ~(terminated | truncated)
         if number > 0:
             earned = torch.cat([earned, total])
-            best = {name: torch.cat([best.get(name, x[:0]), x]) for name, x in weights.items()}
+            best = {name: torch.cat([best[name], x]) if best else x for name, x in weights.items()}
             order = earned.argsort(descending=True, stable=True)[:BEST]
             order = order[earned[order] > -math.inf]
             earned, best = earned[order], {name: x[order] for name, x in best.items()}
     if len(earned):
         policy.net.load_state_dict({name: x[0] for name, x in best.items()})
+    else:
+        print("shac: no policy that was tried earned a finite return; beginning with a random one")
     return obs, (1 + rounds) * cfg.try_steps * cfg.num_envs
 
 
@@ -536,6 +541,10 @@ def main(cfg: Config) -> None:
         raise SystemExit(f"shac: center asks for gamma below 1, not {cfg.gamma}")
     if cfg.tries < 0 or cfg.try_steps < 1:
         raise SystemExit("shac: tries must be 0 or more, and try_steps 1 or more")
+    if not 0.0 < cfg.try_spread < math.inf:
+        raise SystemExit(f"shac: try_spread must be a number above 0, not {cfg.try_spread}")
+    if cfg.residual and not (cfg.hidden if cfg.policy_hidden is None else cfg.policy_hidden):
+        raise SystemExit("shac: residual asks for hidden layers; policy_hidden has none")
     if not 0 <= cfg.critic_first < cfg.iterations:
         raise SystemExit(f"shac: critic_first must be in 0 to {cfg.iterations - 1}, see iterations")
     processes = training.start_processes(cfg)
@@ -574,6 +583,8 @@ def main(cfg: Config) -> None:
     for iteration in run.iterations(average):
         if iteration == 0:
             if cfg.tries:
+                if run.records is not None:
+                    print(f"Trying {cfg.tries} policies, of which training begins with the best.")
                 run.obs, run.more_steps = search(envs, policy, cfg)
                 processes.share_([*policy.parameters(), *policy.buffers()])
                 average.load_state_dict(policy.state_dict())

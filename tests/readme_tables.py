@@ -205,45 +205,49 @@ YARDSTICK = "ppo"  # stands beside the methods that learn by gradients
 def learning() -> str:
     """Return the table of what was learned."""
     content = json.loads(LEARNING.read_text())
-    tasks: dict[str, dict[str, list[dict]]] = {}
+    tasks: dict[str, list[dict]] = {}
     for run in content["runs"]:
-        tasks.setdefault(run["env"], {}).setdefault(run["script"], []).append(run)
+        tasks.setdefault(run["env"], []).append(run)
     heading = ["task", "to beat", "algorithm", "return, seed by seed", "wall clock, min"]
     heading += ["until the best policy, min", "steps", "machine", "PPO", "PPO's wall clock, min"]
-    rows = [_learned(env, content["to_beat"].get(env), scripts) for env, scripts in tasks.items()]
+    rows = []
+    for env, runs in tasks.items():
+        kinds: dict[bool, dict[str, list[dict]]] = {}  # on a CPU or not: a row each
+        for run in runs:
+            if run["script"] != YARDSTICK:
+                cpu = run["machine"]["device"] == "cpu"
+                kinds.setdefault(cpu, {}).setdefault(run["script"], []).append(run)
+        ppo = [run for run in runs if run["script"] == YARDSTICK]
+        to_beat = content["to_beat"].get(env)
+        rows += [_learned(to_beat, scripts, ppo) for scripts in kinds.values() or [{}]]
     return markdown(heading, rows)
 
 
-def _learned(env: str, to_beat: float | None, scripts: dict[str, list[dict]]) -> list[str]:
-    """Return the row of a task: the best method by gradients, of those with the most seeds."""
-    ppo = scripts.get(YARDSTICK, [])
-    others = {name: runs for name, runs in scripts.items() if name != YARDSTICK}
-    first = next(iter(scripts.values()))[0]["score"]
-    theirs = first["on"] == "gymnasium"
+def _learned(to_beat: float | None, scripts: dict[str, list[dict]], ppo: list[dict]) -> list[str]:
+    """Return a row of a task: the best method by gradients, of those with the most seeds."""
+    runs = max(
+        scripts.values(),
+        key=lambda runs: (len(runs), np.mean([run["score"]["return"] for run in runs])),
+        default=[],
+    )
+    first = (runs or ppo)[0]
+    theirs = first["score"]["on"] == "gymnasium"
     row = [
-        first["env"] if theirs else f"`{env}` (ours)",
+        first["score"]["env"] if theirs else f"`{first['env']}` (ours)",
         "–" if to_beat is None else f"{to_beat:,g}",
+        f"`{first['script']}.py`" if runs else "",
+        _returns(runs, to_beat),
+        _each(f"{run['seconds'] / 60:.1f}" for run in runs),
+        _each(f"{run['best']['seconds'] / 60:.1f}" for run in runs),
+        _each(_millions(run["steps"]) for run in runs),
+        _each(_machine(run["machine"]) for run in runs),
+        _returns(ppo, to_beat),
+        _each(f"{run['seconds'] / 60:.1f}" for run in ppo),
     ]
-    if not others:
-        row += ["–"] * 6
-    else:
-        name, runs = max(
-            others.items(),
-            key=lambda item: (len(item[1]), np.mean([run["score"]["return"] for run in item[1]])),
-        )
-        row += [
-            f"`{name}.py`",
-            _returns(runs, to_beat),
-            _each(f"{run['seconds'] / 60:.1f}" for run in runs),
-            _each(f"{run['best']['seconds'] / 60:.1f}" for run in runs),
-            _each(_millions(run["steps"]) for run in runs),
-            _each(_machine(run["machine"]) for run in runs),
-        ]
-    return [
-        *row,
-        _returns(ppo, to_beat) or "–",
-        _each(f"{run['seconds'] / 60:.1f}" for run in ppo) or "–",
-    ]
+    other = _each(_machine(run["machine"]) for run in ppo)
+    if runs and ppo and other != row[-3]:
+        row[-1] += f" on {other}"
+    return [cell or "–" for cell in row]
 
 
 def _returns(runs: list[dict], to_beat: float | None) -> str:
@@ -265,7 +269,7 @@ def _returns(runs: list[dict], to_beat: float | None) -> str:
 
 
 def _each(cells: Iterable[str]) -> str:
-    """Return what is of the seeds; once, where it is the same of all."""
+    """Return what is of the seeds; once, where it is the same of all, and nothing of none."""
     found = list(cells)
     return "; ".join(found if len(set(found)) > 1 else found[:1])
 

@@ -7,9 +7,12 @@ import importlib.util
 import pathlib
 import re
 import sys
+from importlib.resources import files
 
 import gymnasium as gym
+import mujoco
 import numpy as np
+import pusher_play
 import pytest
 
 from diffenvs.policy import save_policy
@@ -72,6 +75,35 @@ def test_own_robot_trains_and_draws(tmp_path, capfd, monkeypatch):
     assert len(numbers("iteration", out.replace(":", ".0"))) == 2
     assert "Before training" in out and "After training" in out
     assert "no picture" in out or (tmp_path / "out" / "own_robot.png").stat().st_size > 10_000
+
+
+def test_stiff_pusher_is_pusher_with_hard_contacts(tmp_path, capfd):
+    """As inert on its rails, thousands of times lighter in contacts; a push moves it, in C MuJoCo.
+
+    The model that it writes is the one that is trained on.
+    """
+    example = load("stiff_pusher")
+    path = tmp_path / "stiff.xml"
+    example.main(path)
+    assert "xml_file" in capfd.readouterr().out
+    stiff = mujoco.MjModel.from_xml_path(str(path))
+    soft = mujoco.MjModel.from_xml_string(files("envs_assets").joinpath("pusher.xml").read_text())
+    thing = soft.body("object").id
+    assert [m.body_invweight0[thing, 0] for m in (soft, stiff)] == pytest.approx([127324, 25], 1e-5)
+    for name in ("dof_M0", "dof_damping", "body_pos", "actuator_ctrlrange", "geom_solref"):
+        before, after = getattr(soft, name), getattr(stiff, name)
+        np.testing.assert_allclose(after, before, rtol=1e-3, atol=1e-9, err_msg=name)
+
+    envs = gym.make_vec("StiffPusher-v0", num_envs=4)
+    assert envs.unwrapped.model.body_invweight0[thing, 0] == pytest.approx(25.0)
+    envs.close()
+    states, moved = pusher_play.states(soft, 8, seed=0), []
+    for mjm in (soft, stiff):
+        data = mujoco.MjData(mjm)
+        data.qpos[:], data.qvel[:] = states.qpos[0], 0.0  # the rake touches the object
+        mujoco.mj_step(mjm, data, 10)
+        moved.append(np.linalg.norm(data.qpos[7:9] - states.qpos[0, 7:9]))
+    assert moved[1] > 10.0 * moved[0] > 0.0
 
 
 def test_landscape_draws_every_run(tmp_path, capfd, monkeypatch):

@@ -4,6 +4,7 @@ import hashlib
 import json
 import pathlib
 import re
+import sys
 import zipfile
 
 import pytest
@@ -29,8 +30,8 @@ def tool():
 def make_run(tmp_path):
     """Make the folder of a run that has ended; `curve=[(seconds, return, on Gymnasium's)]`."""
 
-    def make(script="shac", env=PENDULUM, seed=0, gain=0.0, curve=None, **settings):
-        folder = tmp_path / "runs" / script / env / f"seed{seed}"
+    def make(script="shac", env=PENDULUM, seed=0, gain=0.0, curve=None, device="cpu", **settings):
+        folder = tmp_path / "runs" / device / script / env / f"seed{seed}"
         folder.mkdir(parents=True)
         rows = curve or [(10.04, 5.0, 4.0), (20.0, 30.123456, 29.0), (30.0, 20.0, 19.0)]
         table = [(i, 64 * i, t, ours, theirs, 0.5) for i, (t, ours, theirs) in enumerate(rows)]
@@ -39,17 +40,17 @@ def make_run(tmp_path):
             "settings": {"env": env, "seed": seed, "out": "/home/somebody/x", "lr": 1e-3}
             | settings,
             "commit": "0123456789ab",
-            "machine": {"device": "cpu", "processes": 1, "cpu": "a processor", "cores": 2}
+            "machine": {"device": device, "processes": 1, "cpu": "a processor", "cores": 2}
             | {"system": "Linux-1.2-of-somebody", "python": "3.11"},
             "versions": {"torch": "2.7"},
             "resumed": [],
             "curve": [dict(zip(HEADER, row, strict=True)) for row in table],
         }
         (folder / "curve.json").write_text(json.dumps(about))
-        policy = torch.nn.Linear(*SIZES[env])
+        policy = torch.nn.Linear(*SIZES.get(env, SIZES[CARTPOLE]))
         for parameter in policy.parameters():
             torch.nn.init.constant_(parameter, gain)
-        save_policy(folder / "policy.pt2", policy, SIZES[env][0])
+        save_policy(folder / "policy.pt2", policy, policy.in_features)
         return folder
 
     return make
@@ -91,6 +92,24 @@ def test_task_of_our_own_is_scored_on_ours(tool, make_run, tmp_path):
     (run,) = run_tool(tool, tmp_path, episodes=2)
     assert (run["score"]["on"], run["score"]["env"]) == ("diffenvs", CARTPOLE)
     assert run["score"]["upright"] == 0.0 and abs(run["score"]["return"]) < 10.0
+
+
+def test_task_of_a_module_is_imported(tool, make_run, tmp_path, monkeypatch, capsys):
+    """The module that a run names registers its task; one that is not there is named."""
+    make_run(env="another_cartpole:AnotherCartPole-v0")
+    make_run(env="nowhere:Nothing-v0")
+    monkeypatch.syspath_prepend(tmp_path)
+    task = "diffenvs.tasks.cartpole_swingup:CartPoleSwingUp"
+    text = f"import diffenvs\n\ndiffenvs.register('AnotherCartPole-v0', '{task}', 20)\n"
+    (tmp_path / "another_cartpole.py").write_text(text)
+    try:
+        (run,) = run_tool(tool, tmp_path, episodes=2)
+    finally:
+        tool.gym.registry.pop("AnotherCartPole-v0", None)
+        sys.modules.pop("another_cartpole", None)
+    assert run["env"] == run["score"]["env"] == "AnotherCartPole-v0"
+    out = capsys.readouterr().out
+    assert "its environment cannot be imported (No module named 'nowhere')" in out
 
 
 def test_a_policy_is_played_once(tool, make_run, tmp_path, monkeypatch):
@@ -145,6 +164,24 @@ def test_runs_that_failed_are_named_and_left_out(tool, make_run, tmp_path, capsy
         assert sum(reason in line for line in lines) == 1, reason
 
 
+def test_runs_on_a_cpu_and_on_a_gpu_are_apart(tool, make_run, tmp_path, capsys):
+    """Of the same seed, with other settings: both are kept, and neither is averaged with the other.
+
+    The curve of a CPU looks otherwise.
+    """
+    gpu, cpu = make_run(device="NVIDIA H200"), make_run(gain=0.1, lr=2e-3)
+    run_tool(tool, tmp_path, cpu)
+    runs = run_tool(tool, tmp_path, gpu, keep=True)
+    assert [run["machine"]["device"] for run in runs] == ["NVIDIA H200", "cpu"]
+    assert "differ" not in capsys.readouterr().out
+    groups = tool.algorithms(runs)
+    assert [len(group) for group in groups.values()] == [1, 1]
+    _, axes = tool.plt.subplots()
+    tool.draw_task(axes, PENDULUM, tool.load(tmp_path / "out" / "learning.json"), tool.TIME)
+    styles = [line.get_linestyle() for line in axes.lines if line.get_linewidth() == 2.0]
+    assert styles == ["-", "--"]  # Matplotlib's word for any pattern of dots
+
+
 def test_what_cannot_be_told_apart_is_refused(tool, make_run, tmp_path, capsys):
     """Two runs of one seed are an error, seeds with other settings a note."""
     first = make_run()
@@ -194,11 +231,14 @@ def test_policies_are_copied(tool, make_run, tmp_path):
 
 
 def test_table(tmp_path, monkeypatch):
-    """A row is of the method with the most seeds, the best of these; PPO stands beside it."""
+    """A row is of the method with the most seeds, the best of these; PPO stands beside it.
 
-    def run(script, seed, value, error=1.0, **more):
+    A CPU has a row of its own, and where PPO ran on another machine that is said.
+    """
+
+    def run(script, seed, value, error=1.0, device="NVIDIA H200", **more):
         score = {"on": "gymnasium", "env": "Ant-v5", "return": value, "error": error} | more
-        machine = {"device": "NVIDIA H200", "processes": 1, "cpu": "", "cores": 8}
+        machine = {"device": device, "processes": 1, "cpu": "EPYC", "cores": 8}
         seconds = {"seconds": 300.0 + 6 * seed, "best": {"seconds": 240.0}, "steps": 12_345_678}
         about = {"script": script, "env": "DiffAnt-v0", "seed": seed, "machine": machine}
         return about | seconds | {"score": score}
@@ -208,10 +248,13 @@ def test_table(tmp_path, monkeypatch):
     path = tmp_path / "learning.json"
     monkeypatch.setattr(readme_tables, "LEARNING", path)
 
-    def row():
+    def table():
         path.write_text(json.dumps({"to_beat": {"DiffAnt-v0": 5813.0}, "runs": runs}))
-        (line,) = readme_tables.learning().splitlines()[2:]
-        return line.strip("| ").split(" | ")
+        return [line.strip("| ").split(" | ") for line in readme_tables.learning().splitlines()[2:]]
+
+    def row():
+        (only,) = table()
+        return only
 
     assert row() == [
         *("Ant-v5", "5,813", "`shac.py`", "5,800 ± 12; **5,850 ± 12**", "5.0; 5.1", "4.0"),
@@ -219,7 +262,12 @@ def test_table(tmp_path, monkeypatch):
     ]
     runs += [run("ppo", 0, -3.456, 0.1234)]
     assert row()[-2:] == ["-3.46 ± 0.12", "5.0"]
-    del runs[:-1]
+    runs += [run("apg", 0, 5900.0, device="cpu")]
+    first, second = table()
+    assert first[2] == "`shac.py`" and first[-1] == "5.0"
+    assert second[2:4] == ["`apg.py`", "**5,900 ± 1**"]
+    assert second[-3:] == ["8 cores of EPYC", "-3.46 ± 0.12", "5.0 on NVIDIA H200"]
+    del runs[:-2], runs[-1]
     assert row() == ["Ant-v5", "5,813", *6 * "–", "-3.46 ± 0.12", "5.0"]
     runs[0]["score"] |= {"on": "diffenvs", "upright": 0.97, "error": None}
     assert row()[0] == "`DiffAnt-v0` (ours)" and row()[-2] == "-3.46 (97% upright)"
