@@ -26,7 +26,7 @@ import shutil
 import sys
 import warnings
 from dataclasses import dataclass
-from importlib import import_module, metadata
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -101,7 +101,8 @@ def read(folder: Path) -> Run:
         settings, rows = dict(about["settings"]), about["curve"]
         words = shlex.split(about["command"])
         script = next(Path(word).stem for word in words if word.endswith(".py"))
-        (module, _, env), seed = settings.pop("env").rpartition(":"), settings.pop("seed")
+        trained_on, seed = settings.pop("env"), settings.pop("seed")
+        env = trained_on.rpartition(":")[2]
         table = [[row[name] for name in HEADER] for row in rows]
         machine = {name: about["machine"][name] for name in MACHINE}
         commit, versions = about["commit"], about["versions"]
@@ -109,10 +110,11 @@ def read(folder: Path) -> Run:
         kind = type(error).__name__
         raise ValueError(f"its curve.json is not that of a run ({kind}: {error})") from None
     try:
-        if module:
-            import_module(module)  # it registers the environment
+        command_line.find_spec(trained_on)  # imports the module that registers it
     except ImportError as error:
         raise ValueError(f"its environment cannot be imported ({error})") from None
+    except gym.error.Error as error:
+        raise ValueError(f"its environment is not registered ({error})") from None
     if len(table) < 2:
         raise ValueError("its curve ends where it begins")
     if not (folder / "policy.pt2").is_file():

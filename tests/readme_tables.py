@@ -232,6 +232,8 @@ def _learned(to_beat: float | None, scripts: dict[str, list[dict]], ppo: list[di
     )
     first = (runs or ppo)[0]
     theirs = first["score"]["on"] == "gymnasium"
+    here, there = (_each(_machine(run["machine"]) for run in part) for part in (runs, ppo))
+    clock = _each(f"{run['seconds'] / 60:.1f}" for run in ppo)
     row = [
         first["score"]["env"] if theirs else f"`{first['env']}` (ours)",
         "–" if to_beat is None else f"{to_beat:,g}",
@@ -240,13 +242,10 @@ def _learned(to_beat: float | None, scripts: dict[str, list[dict]], ppo: list[di
         _each(f"{run['seconds'] / 60:.1f}" for run in runs),
         _each(f"{run['best']['seconds'] / 60:.1f}" for run in runs),
         _each(_millions(run["steps"]) for run in runs),
-        _each(_machine(run["machine"]) for run in runs),
+        here,
         _returns(ppo, to_beat),
-        _each(f"{run['seconds'] / 60:.1f}" for run in ppo),
+        f"{clock} on {there}" if runs and ppo and there != here else clock,
     ]
-    other = _each(_machine(run["machine"]) for run in ppo)
-    if runs and ppo and other != row[-3]:
-        row[-1] += f" on {other}"
     return [cell or "–" for cell in row]
 
 

@@ -7,7 +7,6 @@ import importlib.util
 import pathlib
 import re
 import sys
-from importlib.resources import files
 
 import gymnasium as gym
 import mujoco
@@ -87,7 +86,7 @@ def test_stiff_pusher_is_pusher_with_hard_contacts(tmp_path, capfd):
     example.main(path)
     assert "xml_file" in capfd.readouterr().out
     stiff = mujoco.MjModel.from_xml_path(str(path))
-    soft = mujoco.MjModel.from_xml_string(files("envs_assets").joinpath("pusher.xml").read_text())
+    soft = example.Pusher().mjm
     thing = soft.body("object").id
     assert [m.body_invweight0[thing, 0] for m in (soft, stiff)] == pytest.approx([127324, 25], 1e-5)
     for name in ("dof_M0", "dof_damping", "body_pos", "actuator_ctrlrange", "geom_solref"):

@@ -95,9 +95,10 @@ def test_task_of_our_own_is_scored_on_ours(tool, make_run, tmp_path):
 
 
 def test_task_of_a_module_is_imported(tool, make_run, tmp_path, monkeypatch, capsys):
-    """The module that a run names registers its task; one that is not there is named."""
+    """The module that a run names registers its task; what is not there is named."""
     make_run(env="another_cartpole:AnotherCartPole-v0")
     make_run(env="nowhere:Nothing-v0")
+    make_run(env="another_cartpole:OneMore-v0")
     monkeypatch.syspath_prepend(tmp_path)
     task = "diffenvs.tasks.cartpole_swingup:CartPoleSwingUp"
     text = f"import diffenvs\n\ndiffenvs.register('AnotherCartPole-v0', '{task}', 20)\n"
@@ -110,6 +111,7 @@ def test_task_of_a_module_is_imported(tool, make_run, tmp_path, monkeypatch, cap
     assert run["env"] == run["score"]["env"] == "AnotherCartPole-v0"
     out = capsys.readouterr().out
     assert "its environment cannot be imported (No module named 'nowhere')" in out
+    assert "its environment is not registered (Environment `OneMore` doesn't exist" in out
 
 
 def test_a_policy_is_played_once(tool, make_run, tmp_path, monkeypatch):
